@@ -32,7 +32,9 @@ def default_config() -> ml_collections.ConfigDict:
 def variant(name: str, variants: Mapping[str, Any]) -> Any:
   """The entry of `variants` called `name`, or an error that lists the known ones."""
   if name not in variants:
-    raise UserError(f'Unknown variant {name!r}; known variants: {", ".join(sorted(variants))}.{_did_you_mean(name, variants)}')
+    raise UserError(
+      f'Unknown variant {name!r}; known variants: {", ".join(sorted(variants))}.{_did_you_mean(name, variants)}'
+    )
   return variants[name]
 
 

@@ -17,7 +17,7 @@ FSDP = 'fsdp'
 """In a sharding rule: split the largest dimension that divides over the `data` axis, else replicate."""
 
 ShardingRules = Sequence[tuple[str, PartitionSpec | str]]
-"""(regular expression, PartitionSpec or FSDP); searched in the '/'-joined path of a leaf of the state; the first hit counts."""
+"""(regular expression, PartitionSpec or FSDP), searched in the '/'-joined path of a leaf; the first hit counts."""
 
 REPLICATED: ShardingRules = ()
 
@@ -29,7 +29,8 @@ class BatchFn(Protocol):
   prefetch and is read through it; it must yield batch(start), batch(start + 1), ...
   """
 
-  def __call__(self, step: int) -> Batch: ...
+  def __call__(self, step: int) -> Batch:
+    """This host's share of batch `step`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ def supervised(
     accumulate: the batch is split into so many parts whose gradients are averaged: one update, less memory.
     axis_name: the pmap axis, or None under jit.
     start: variables after initialisation -> variables to start from (imported weights).
-    frozen: params -> pytree of bool, True where a leaf must not change (its gradient is set to zero and its update dropped).
+    frozen: params -> pytree of bool, True where a leaf must not change: its gradient and update are zero.
 
   Returns:
     Supervised(init, step); the metrics hold `loss`, `grad_norm` and what `loss` returns, all float32 scalars.

@@ -1,0 +1,122 @@
+"""The command line of every program: flags, overrides, and errors in one sentence."""
+
+import importlib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from jaxpapers.engine.config import flatten
+from jaxpapers.engine.errors import UserError, suggest
+
+FLAGS = flags.FLAGS
+_CONFIG = None
+
+
+def define_config() -> None:
+  """Adds --config=FILE[:VARIANT] and its overrides --config.a.b=value."""
+  global _CONFIG
+  _CONFIG = config_flags.DEFINE_config_file('config', None, 'settings file, with the variant behind a colon')
+
+
+def config() -> ml_collections.ConfigDict:
+  """The settings with the overrides of the command line."""
+  return _CONFIG.value
+
+
+def main(program: Callable[[], None]) -> None:
+  """Parses the command line, runs `program`, and turns a UserError into one sentence and its exit code."""
+  flags.DEFINE_bool('debug', False, 'show the traceback of an error')
+  debug = '--debug' in sys.argv
+  try:
+    _parse(sys.argv)
+    program()
+  except UserError as error:
+    if debug:
+      raise
+    sys.stdout.flush()
+    print(f'error: {error}' if error.exit_code == 2 else str(error), file=sys.stderr)
+    _termination_log(str(error))
+    sys.stdout.flush()
+    os._exit(error.exit_code) if _joined() else sys.exit(error.exit_code)
+
+
+def _joined() -> bool:
+  """Whether other processes wait for this one: an orderly shutdown would wait for them in turn."""
+  if 'jax' not in sys.modules:
+    return False
+  import jax
+
+  return jax.distributed.is_initialized()
+
+
+def _termination_log(text: str) -> None:
+  """Where Kubernetes looks for a pod's last words, when the launcher names it."""
+  path = os.environ.get('JAXPAPERS_TERMINATION_LOG')
+  if path:
+    with open(path, 'w') as file:
+      file.write(text)
+
+
+def _parse(argv: list[str]) -> None:
+  given = [a for a in argv[1:] if a.startswith(('--config=', '-config='))]
+  if _CONFIG is not None and not any(a in ('--help', '-h', '--helpfull', '--helpshort') for a in argv):
+    if not given:
+      raise UserError('No settings given: add --config=configs/METHOD.py or --config=configs/METHOD.py:VARIANT.')
+    known = flatten(_load(given[-1].split('=', 1)[1]))
+    for argument in argv[1:]:
+      if argument.startswith('--config.'):
+        key = argument[len('--config.') :].split('=', 1)[0]
+        if key not in known:
+          raise UserError(f'Unknown setting config.{key}.{suggest(key, known)}')
+    # Overrides are read by the flag that --config defines, whatever the order they were typed in.
+    argv = [argv[0], *given, *(a for a in argv[1:] if a not in given)]
+  try:
+    rest = FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    raise UserError(f'{lines[-1] if lines else type(error).__name__}.'.replace('..', '.')) from error
+  if rest[1:]:
+    raise UserError(f'Unexpected argument {rest[1]!r}: flags look like --name=value.')
+
+
+def _load(value: str) -> ml_collections.ConfigDict:
+  """The settings of FILE[:VARIANT], before any override."""
+  path, _, variant = value.partition(':')
+  if not os.path.isfile(path):
+    raise UserError(f'There is no settings file {path!r} (looked in {os.getcwd()}).')
+  spec = importlib.util.spec_from_file_location('_jaxpapers_config', path)
+  if spec is None:
+    raise UserError(f'{path!r} is no Python file with a get_config function.')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise UserError(f'{path!r} has no get_config function.')
+  return module.get_config(variant) if variant else module.get_config()
+
+
+def room(method: str) -> Any:
+  """The module `jaxpapers.<method>.experiment`."""
+  name = f'jaxpapers.{method}'
+  if not method.isidentifier() or importlib.util.find_spec(name) is None:
+    raise UserError(f'config.method={method!r} names no room under jaxpapers/.')
+  return importlib.import_module(f'{name}.experiment')
+
+
+def default_workdir(settings: ml_collections.ConfigDict) -> str:
+  """runs/<method>/<variant>/<time of process 0>."""
+  import jax
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  now = int(time.time())
+  if jax.process_count() > 1:
+    now = int(multihost_utils.broadcast_one_to_all(np.int32(now)))
+  stamp = time.strftime('%Y%m%d-%H%M%S', time.localtime(now))
+  return os.path.join('runs', settings.method, settings.variant, stamp)
