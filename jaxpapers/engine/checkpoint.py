@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpapers.engine.config import flatten
 from jaxpapers.engine.errors import DamagedError, UserError
@@ -20,7 +21,8 @@ from jaxpapers.engine.fingerprint import fingerprints, leaf_types
 # Settings that do not change what a run computes: a run may go on under other values of these.
 FREE = ('log_every', 'checkpoint.', 'mesh.', 'data.workers', 'data.prefetch', 'data.dir', 'transfer_guard', 'report.')
 
-logging.getLogger('absl').setLevel(logging.WARNING)
+# orbax logs every file at INFO, and warns at every save without a metric.
+logging.getLogger('absl').setLevel(logging.ERROR)
 
 
 def workdir_path(path: str) -> epath.Path:
@@ -79,7 +81,12 @@ class Checkpoints:
     )
     self._pending: int | None = None
     try:
-      self._manager = ocp.CheckpointManager(directory, options=self._options)
+      self._manager = ocp.CheckpointManager(
+        directory,
+        options=self._options,
+        item_names=('state', 'meta'),
+        item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
+      )
     except OSError as error:
       raise UserError(f'The workdir {directory} cannot be used: {error.strerror or error}.') from error
 
@@ -185,15 +192,20 @@ class Checkpoints:
     meta = self._attempt(lambda: self.read_meta(step))
     state = meta
     if not isinstance(meta, Exception):
-      state = self._attempt(
-        lambda: self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))['state']
-      )
+      state = self._attempt(lambda: self._restore_as_saved(step))
     if not isinstance(state, Exception):
       wrong = _altered(state, meta['fingerprints'])
       if not wrong:
         return state, meta
       state = ValueError(f'{", ".join(wrong[:3])} changed on disk')
     raise UserError(f'Checkpoint {step} in {self.directory} is damaged ({_first_line(state)}).')
+
+  def _restore_as_saved(self, step: int) -> PyTree:
+    # The number of devices may be another than when it was saved: every leaf is asked for whole.
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), 'all'), PartitionSpec())
+    tree = self._manager.item_metadata(step)['state'].tree
+    target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=everywhere), tree)
+    return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
 
   def _attempt(self, read: Any) -> Any:
     """The result of `read`, or the exception; an exception on one process is one on all."""

@@ -226,7 +226,9 @@ class _StageRun:
           try:
             metrics = {**metrics, **self.evaluate(compiled.unwrap(state), due, preemption)}
             evaluated |= {e.name for e in due}
-            log.write(stage.name, step, self.offset, {k: v for k, v in metrics.items() if k.split('/')[0] in evaluated})
+            fresh = {k: v for k, v in metrics.items() if k.split('/')[0] in evaluated}
+            log.write(stage.name, step, self.offset, fresh)
+            say(f'{stage.name}  step {step}/{stage.steps}  ' + '  '.join(f'{k} {v:.4g}' for k, v in fresh.items()))
           except _Stopped:
             stopped = True
         if stopped or step == stage.steps or (step and step % self.save_every == 0) or (due and self.best):
@@ -292,7 +294,7 @@ class _StageRun:
     """The newest of the pending metrics as numbers; stops the run if any of them is not finite."""
     latest = {}
     for step, metrics in jax.device_get(pending):
-      latest = {name: float(value) for name, value in metrics.items()}
+      latest = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: (name != 'loss', name))}
       broken = [name for name, value in latest.items() if not np.isfinite(value)]
       if broken:
         self.checkpoints.wait()

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpapers.engine.errors import UserError
 from jaxpapers.engine.experiment import FSDP, Batch, Metrics, PyTree, ShardingRules, State
-from jaxpapers.engine.supervised import pmean
+from jaxpapers.engine.training import pmean
 
 PMAP_AXIS = 'data'
 
@@ -180,7 +180,7 @@ class PmapStep:
     """One update; `index` is the step."""
     keys = np.stack([self._key] * self._local)
     state, metrics = self._pmapped(state, batch, keys, np.full(self._local, index, np.uint32))
-    return state, jax.tree.map(lambda x: x.addressable_data(0), metrics)
+    return state, jax.tree.map(lambda x: x.addressable_data(0).reshape(()), metrics)
 
   def lower(self, state: State, batch: Batch) -> Any:
     """The lowered program, for cost analysis."""

@@ -14,7 +14,7 @@ from jaxpapers.engine.config import to_json
 from jaxpapers.engine.errors import UserError
 from jaxpapers.engine.experiment import PyTree
 from jaxpapers.engine.parallel import path_name
-from jaxpapers.engine.supervised import TrainState
+from jaxpapers.engine.training import TrainState
 
 IMPORTED = 'imported'
 
