@@ -20,8 +20,8 @@ class ConvNorm(nn.Module):
     dilation: distance of the kernel's taps.
     depthwise: every channel has its own kernel.
     activation: applied last.
-    epsilon: of the norm.
-    momentum: share of the new statistics in the running ones.
+    eps: of the norm.
+    momentum: what the running statistics keep of their old value.
     kernel_init: None is PyTorch's default.
     dtype: of the computation; None is that of the input.
   """
@@ -32,8 +32,8 @@ class ConvNorm(nn.Module):
   dilation: int = 1
   depthwise: bool = False
   activation: Callable[[jax.Array], jax.Array] = nn.relu
-  epsilon: float = 1e-5
-  momentum: float = 0.1
+  eps: float = 1e-5
+  momentum: float = 0.9
   kernel_init: Initializer | None = None
   dtype: Any = None
 
@@ -53,4 +53,4 @@ class ConvNorm(nn.Module):
         dtype=self.dtype,
         name='conv',
       )
-    return self.activation(BatchNorm(epsilon=self.epsilon, momentum=self.momentum, name='norm')(conv(x), train))
+    return self.activation(BatchNorm(self.eps, self.momentum, name='norm')(conv(x), not train))

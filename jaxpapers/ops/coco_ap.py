@@ -28,8 +28,8 @@ class AveragePrecision:
   """What COCO's evaluation says.
 
   Attributes:
-    metrics: AP (mean over IoU 0.50:0.05:0.95), AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, in [0, 1]; NaN
-      where no ground truth is of that kind.
+    metrics: AP (mean over IoU 0.50:0.05:0.95), AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, in [0, 1];
+      NaN where no ground truth is of that kind.
     classes: category ids, ascending.
     per_class: [classes] AP; NaN for classes without ground truth.
     per_class_50: [classes] AP at IoU 0.5.
@@ -136,7 +136,7 @@ def evaluate(
     category_ids: evaluate on these only; default all of the ground truth.
 
   Raises:
-    ValueError: if a result names an image or a category that the ground truth does not have, or lacks what `kind` needs.
+    ValueError: if a result names an image or category that the ground truth does not have, or lacks what `kind` needs.
   """
   if kind not in ('bbox', 'segm'):
     raise ValueError(f"kind is 'bbox' or 'segm', not {kind!r}.")
