@@ -176,7 +176,7 @@ def _shrink_on_load(image: Image.Image, scale: float) -> None:
 
   Twice the needed resolution is kept, so that the filter of the caller's resize still decides the result.
   """
-  if scale < 0.5 and isinstance(image, Image.Image) and image.format == 'JPEG':
+  if scale < 0.5 and image.format == 'JPEG':
     image.draft('RGB', tuple(math.ceil(side * scale * 2) for side in image.size))
 
 

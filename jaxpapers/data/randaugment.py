@@ -1,10 +1,9 @@
 """RandAugment (Cubuk et al., arXiv 1909.13719) with operations whose severity grows with the magnitude.
 
-The settings that recipes write as `rand-m9-mstd0.5-inc1`: two operations per image, each drawn uniformly from fifteen and
-carried out with probability 1/2 at a magnitude drawn around 9 of 10. Colour jitter is left out where this is used.
+The settings that recipes write as `rand-m9-mstd0.5-inc1`: two operations per image, each drawn uniformly from fifteen
+and carried out with probability 1/2 at a magnitude drawn around 9 of 10. Where this is used, colour jitter is not.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
