@@ -56,12 +56,19 @@ def default() -> ml_collections.ConfigDict:
   config = base('default')
   config.model = small_model()
   config.baseline = True  # a second stage: the same budget with attention off
-  config.data.update(dict(name='digits', image_size=64, train_size=8192, test_size=2048))
+  config.data.update(dict(name='digits', task='pair', image_size=64, train_size=8192, test_size=2048))
   config.train = ml_collections.ConfigDict(
     dict(steps=600, batch_size=64, accumulate=1, eval_every=100, clip_norm=5.0, label_smoothing=0.1, ema_decay=0.98)
   )
   config.optimizer = ml_collections.ConfigDict(
-    dict(learning_rate=4e-3, end_learning_rate=1e-5, warmup_learning_rate=1e-5, warmup_steps=60, weight_decay=0.05, noise=False)
+    dict(
+      learning_rate=4e-3,
+      end_learning_rate=1e-5,
+      warmup_learning_rate=1e-5,
+      warmup_steps=60,
+      weight_decay=0.05,
+      noise=False,
+    )
   )
   config.augment = ml_collections.ConfigDict(dict(kind='none', mixup=0.0, cutmix=0.0, erasing=0.0))
   config.checkpoint.best = 'test/top1'
@@ -101,7 +108,7 @@ def imagenet1k() -> ml_collections.ConfigDict:
   config = base('imagenet1k')
   config.model = published_model('emo_1m', 0.04036)
   config.baseline = False
-  config.data.update(dict(name='imagenet_folder', image_size=224, train_size=0, test_size=0, workers=8))
+  config.data.update(dict(name='imagenet_folder', task='', image_size=224, train_size=0, test_size=0, workers=8))
   batch_size = 2048
   epoch = IMAGENET_TRAIN // batch_size
   config.train = ml_collections.ConfigDict(

@@ -40,7 +40,8 @@ def test_importing_a_room_drags_in_nothing_else(room):
 
 def test_configs_import_no_jax():
   names = [p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != '__init__']
-  code = f'import sys; [__import__("configs." + n).__dict__[n].get_config() for n in {names}]; assert "jax" not in sys.modules'
+  load = f'[__import__("configs." + n).__dict__[n].get_config() for n in {names}]'
+  code = f'import sys; {load}; assert "jax" not in sys.modules'
   process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False)
   assert process.returncode == 0, process.stderr
 
