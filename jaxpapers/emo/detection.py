@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpapers.emo.model import EMO
 from jaxpapers.layers.conv import Conv
 from jaxpapers.layers.conv_norm import ConvNorm
 from jaxpapers.layers.fpn import FPN
@@ -197,21 +197,34 @@ class EmoDetector(nn.Module):
   """Backbone, neck and head.
 
   Attributes:
-    backbone: module: image -> maps of stages 1-4, finest first.
+    backbone: its `features` gives the maps after stages 0-4; `norm_eval` and `frozen_stages` are its own fields.
     neck: module: (maps, train) -> levels.
     head: module: (levels, train) -> HeadOutput.
     stages: which maps (1-4) the neck gets.
-    frozen_backbone_norm: the backbone's batch norms use their running statistics in training too (norm_eval).
   """
 
-  backbone: nn.Module
+  backbone: EMO
   neck: nn.Module
   head: nn.Module
   stages: Sequence[int]
-  frozen_backbone_norm: bool = True
 
   def __call__(self, image: jax.Array, train: bool = False) -> HeadOutput:
     """Image [batch, height, width, 3], normalised -> HeadOutput."""
-    chex.assert_shape(image, (None, None, None, 3))
-    maps = self.backbone(image, train=train and not self.frozen_backbone_norm)
-    return self.head(self.neck([maps[stage - 1] for stage in self.stages], train), train)
+    maps = self.backbone.features(image, train)
+    return self.head(self.neck([maps[stage] for stage in self.stages], train), train)
+
+
+def ssdlite(
+  backbone: EMO, classes: int, widths: Sequence[int] = (512, 256, 256, 128), stages: Sequence[int] = (3, 4)
+) -> EmoDetector:
+  """SSDLite on stages 3 and 4 with four extra levels of `widths`."""
+  dtype = backbone.dtype
+  return EmoDetector(backbone, SSDLiteNeck(tuple(widths), dtype), SSDLiteHead(classes, dtype=dtype), tuple(stages))
+
+
+def retinanet(backbone: EMO, classes: int, width: int = 256) -> EmoDetector:
+  """RetinaNet on a feature pyramid of stages 2-4."""
+  dtype = backbone.dtype
+  return EmoDetector(
+    backbone, PyramidNeck(width, dtype=dtype), RetinaNetHead(classes, width, dtype=dtype), stages=(2, 3, 4)
+  )

@@ -39,9 +39,18 @@ class AnchorSet(NamedTuple):
     """Anchors of each level."""
     return tuple(rows * columns * self.per_cell for rows, columns in self.sizes)
 
-  def valid(self, image_size: Sequence[int]) -> np.ndarray:
-    """[anchors] bool: the cell lies on an image of (height, width) in the top left corner of the canvas."""
-    return anchor_ops.valid_cells(image_size, self.sizes, self.strides, self.per_cell)
+  def valid(self, image_size: jax.Array) -> jax.Array:
+    """Anchors whose cell lies on an image in the top left corner of the canvas.
+
+    Args:
+      image_size: [2] or [batch, 2] (height, width).
+
+    Returns:
+      [anchors] or [batch, anchors] bool: row < ceil(height / stride) and column < ceil(width / stride).
+    """
+    row, column, stride = anchor_ops.cells(self.sizes, self.strides, self.per_cell).T
+    size = jnp.asarray(image_size, jnp.float32)[..., None]
+    return (row < jnp.ceil(size[..., 0, :] / stride)) & (column < jnp.ceil(size[..., 1, :] / stride))
 
 
 def level_sizes(first: tuple[int, int], levels: int) -> tuple[tuple[int, int], ...]:

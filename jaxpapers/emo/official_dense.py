@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxpapers.emo import official
+from jaxpapers.emo.detection import EmoDetector
+from jaxpapers.emo.segmentation import EmoSegmenter
+from jaxpapers.engine.errors import UserError
 
 # Module path here -> module name there (section 8). Every path must match exactly one pattern.
 _MODULES = (
@@ -42,6 +48,25 @@ _LEAVES = {
 }
 
 
+def import_dense(state: Mapping[str, np.ndarray], model: EmoDetector | EmoSegmenter) -> dict[str, Any]:
+  """Variables of `model` from the state dict of the authors' detector or segmenter.
+
+  Args:
+    state: name -> array, as saved (`state_dict` and `module.` levels are opened).
+    model: of the same sizes.
+
+  Returns:
+    {'params': ..., 'batch_stats': ...}, float32 numpy arrays.
+
+  Raises:
+    UserError: naming every missing, unexpected and misshapen entry.
+  """
+  backbone, rest = official.import_backbone(state, model.backbone)
+  template = official.shapes(model, jnp.zeros((1, 64, 64, 3)))
+  heads = import_heads(rest, {k: {n: x for n, x in v.items() if n != 'backbone'} for k, v in template.items()})
+  return {name: {'backbone': backbone[name], **heads[name]} for name in template}
+
+
 def import_heads(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> dict[str, Any]:
   """Variables of neck, head and auxiliary head.
 
@@ -54,7 +79,7 @@ def import_heads(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -
     the template's structure with numpy arrays, float32.
 
   Raises:
-    ValueError: naming every missing, unexpected or misshapen key.
+    UserError: naming every missing, unexpected or misshapen key.
   """
   unused = {name for name in state if not name.endswith('num_batches_tracked')}
   problems = []
@@ -73,7 +98,7 @@ def import_heads(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -
   variables = jax.tree_util.tree_map_with_path(fetch, dict(template))
   problems += [f'{name} is not in this model' for name in sorted(unused)]
   if problems:
-    raise ValueError(f'The weights do not fit this model: {"; ".join(problems)}.')
+    raise UserError(f'The weights do not fit this model: {"; ".join(problems)}.')
   return variables
 
 

@@ -4,7 +4,7 @@ DeepLabv3 (Chen et al., 2017), PSPNet (Zhao et al., 2017), FCN (Long et al., 201
 2019), SegFormer's all-MLP head (Xie et al., 2021); in the form that section 3.8 of the specification gives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpapers.emo.model import EMO
 from jaxpapers.layers.conv import Conv
 from jaxpapers.layers.conv_norm import ConvNorm
 from jaxpapers.layers.fpn import FPN
@@ -214,26 +215,53 @@ class EmoSegmenter(nn.Module):
   """Backbone, head and, in training, an auxiliary head.
 
   Attributes:
-    backbone: module: image -> maps of stages 1-4, finest first.
-    head: module: (maps, train) -> logits.
+    backbone: its `features` gives the maps after stages 0-4; `norm_eval` and `frozen_stages` are its own fields.
+    head: module: (maps of stages 1-4, train) -> logits.
     auxiliary: another one, or None.
-    frozen_backbone_norm: the backbone's batch norms use their running statistics in training too (norm_eval).
   """
 
-  backbone: nn.Module
+  backbone: EMO
   head: nn.Module
   auxiliary: nn.Module | None = None
-  frozen_backbone_norm: bool = False
 
   def __call__(self, image: jax.Array, train: bool = False) -> SegmentationOutput:
     """Image [batch, height, width, 3], normalised -> SegmentationOutput."""
-    chex.assert_shape(image, (None, None, None, 3))
-    maps = self.backbone(image, train=train and not self.frozen_backbone_norm)
+    maps = self.backbone.features(image, train)[1:]
     logits = self.head(maps, train)
     auxiliary = None
     if self.auxiliary is not None and (train or self.is_initializing()):
       auxiliary = self.auxiliary(maps, train)
     return SegmentationOutput(logits, auxiliary)
+
+
+HEADS: Mapping[str, type[nn.Module]] = {
+  'deeplabv3': ASPPHead,
+  'pspnet': PSPHead,
+  'semantic_fpn': SemanticFPNHead,
+  'segformer': SegFormerHead,
+}
+
+
+def segmenter(backbone: EMO, head: str, classes: int, auxiliary: bool, **options: Any) -> EmoSegmenter:
+  """A segmenter by the name of its head.
+
+  Args:
+    backbone: see EmoSegmenter.
+    head: a key of HEADS.
+    classes: number of classes.
+    auxiliary: add the FCN head on stage 3, as DeepLabv3 and PSPNet are trained.
+    **options: fields of the head, such as width.
+
+  Raises:
+    ValueError: for an unknown head, listing the known ones.
+  """
+  if head not in HEADS:
+    raise ValueError(f'Unknown segmentation head {head!r}; known: {", ".join(HEADS)}.')
+  dtype = backbone.dtype
+  second = None
+  if auxiliary:
+    second = FCNHead(classes, **{k: v for k, v in options.items() if k in ('width', 'dropout')}, dtype=dtype)
+  return EmoSegmenter(backbone, HEADS[head](classes, **options, dtype=dtype), second)
 
 
 def segmentation_loss(output: SegmentationOutput, labels: jax.Array) -> jax.Array:

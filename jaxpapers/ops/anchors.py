@@ -93,23 +93,17 @@ def retinanet_anchors(
   ]
 
 
-def valid_cells(
-  image_size: Sequence[int], sizes: Sequence[tuple[int, int]], strides: Sequence[float], per_cell: int
-) -> np.ndarray:
-  """Which anchors belong to cells that lie on the image: row < ceil(height / stride), column < ceil(width / stride).
+def cells(sizes: Sequence[tuple[int, int]], strides: Sequence[float], per_cell: int) -> np.ndarray:
+  """(row, column, stride) of the cell of every anchor, [anchors of all levels, 3] float32, in their order.
 
   Args:
-    image_size: (height, width) of an image inside a larger padded canvas.
     sizes: (rows, columns) of each level.
     strides: pixels between cells of each level.
     per_cell: anchors of a cell.
-
-  Returns:
-    [anchors of all levels] bool, in the order of the anchors.
   """
-  height, width = image_size
-  flags = []
+  parts = []
   for (rows, columns), stride in zip(sizes, strides, strict=True):
-    inside = (np.arange(rows) < math.ceil(height / stride))[:, None] & (np.arange(columns) < math.ceil(width / stride))
-    flags.append(np.repeat(inside.reshape(-1), per_cell))
-  return np.concatenate(flags)
+    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
+    cell = np.stack([y.reshape(-1), x.reshape(-1), np.full(rows * columns, stride)], axis=1)
+    parts.append(np.repeat(cell, per_cell, axis=0))
+  return np.concatenate(parts).astype(np.float32)

@@ -72,7 +72,7 @@ def _detection(data: Data, meta: Mapping[str, Any], family: str) -> list[Check]:
   checks = []
   ends = np.cumsum(anchors.counts)[:-1]
   sizes = data['input/img_shape']
-  valid = np.stack([anchors.valid(size) for size in sizes])
+  valid = np.asarray(anchors.valid(sizes))
   per_level = zip(
     levels,
     jnp.split(output.logits, ends, axis=1),
