@@ -42,8 +42,9 @@ def initialize(coordinator: str = '', processes: int = 0, process_id: int = -1, 
 
 
 def _environment_says_so() -> bool:
-  """More than one TPU worker, SLURM task or Open MPI rank.
+  """More than one TPU worker, SLURM task or Open MPI rank, or a launcher's JAXPAPERS_DISTRIBUTED=1.
 
+  A TPU VM has nothing in its environment on the other workers of its slice, so its launcher has to say it.
   In an salloc shell a plain `python` also sees SLURM's variables, with no task id of its own step: one process then.
   """
   env = os.environ
@@ -51,7 +52,8 @@ def _environment_says_so() -> bool:
   in_step = 'SLURM_STEP_ID' in env and int(env.get('SLURM_STEP_NUM_TASKS', env.get('SLURM_NTASKS', '1'))) > 1
   ranks = int(env.get('OMPI_COMM_WORLD_SIZE', '1')) > 1
   slices = int(env.get('MEGASCALE_NUM_SLICES', '1')) > 1
-  return len(workers) > 1 or in_step or ranks or slices
+  told = env.get('JAXPAPERS_DISTRIBUTED') == '1'
+  return told or len(workers) > 1 or in_step or ranks or slices
 
 
 def device_table() -> str:
