@@ -43,7 +43,7 @@ def classification(
   if maps is not None:
     page.figure(
       'attention',
-      draw_attention(batch['image'][0], maps),
+      draw_attention(batch['image'][0], *maps),
       'Where one pixel (cross) of stage 3 looks, head by head. Strided windows sample the whole map: a comb pattern.',
     )
   fields = {name: receptive_field(models[name], variables[name], batch['image'][:16]) for name in models}
@@ -137,7 +137,9 @@ def predictions(batch: Mapping[str, np.ndarray], predicted: np.ndarray, count: i
   return figure
 
 
-def attention_maps(model: EMO, variables: Mapping[str, Any], image: np.ndarray) -> np.ndarray | None:
+def attention_maps(
+  model: EMO, variables: Mapping[str, Any], image: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int]] | None:
   """Attention of one query pixel over the map, from the last block of stage 3.
 
   Args:
@@ -146,8 +148,8 @@ def attention_maps(model: EMO, variables: Mapping[str, Any], image: np.ndarray) 
     image: [1, height, width, 3].
 
   Returns:
-    [heads, rows, columns] weights that sum to 1 for each head, nonzero in the query's window only; the query is the
-    pixel of window 0 nearest to the middle of the window's tokens.
+    [heads, rows, columns] weights that sum to 1 for each head (but for padding), nonzero in the query's window only;
+    and the (row, column) of the query, the middle token of window 0.
   """
   _, sown = model.apply(variables, image, mutable=['intermediates'])
   block = sown['intermediates'].get(f'stage3_block{model.depths[2] - 1}', {})
@@ -162,17 +164,16 @@ def attention_maps(model: EMO, variables: Mapping[str, Any], image: np.ndarray) 
   query = (side // 2) * side + side // 2
   maps = np.zeros((weights.shape[1], padded * padded))
   maps[:, tokens] = weights[0, :, query]
-  return maps.reshape(-1, padded, padded)[:, :size, :size]
+  place = int(tokens[query])
+  return maps.reshape(-1, padded, padded)[:, :size, :size], (place // padded, place % padded)
 
 
-def draw_attention(image: np.ndarray, maps: np.ndarray) -> Any:
-  """The image, and beside it the weights of each head over it."""
+def draw_attention(image: np.ndarray, maps: np.ndarray, query: tuple[int, int]) -> Any:
+  """The image with the query pixel, and beside it the weights of each head over it."""
   from matplotlib.figure import Figure
 
   heads, size = maps.shape[0], maps.shape[1]
   shown = to_display(np.asarray(image))
-  nonzero = np.argwhere(maps.sum(0) > 0)
-  query = nonzero[len(nonzero) // 2 + int(np.sqrt(len(nonzero))) // 2] if len(nonzero) else (0, 0)
   scale = shown.shape[0] / size
   figure = Figure(figsize=(2.2 * (heads + 1), 2.4))
   axes = figure.subplots(1, heads + 1)

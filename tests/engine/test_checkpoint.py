@@ -16,7 +16,11 @@ META = {'config': {'seed': 0}, 'stage': 's', 'evaluated': []}
 
 
 def state(scale=1.0):
-  params = {'w': jnp.arange(12.0).reshape(3, 4) * scale, 'b': jnp.ones(4, jnp.bfloat16), 'flag': jnp.array([True, False])}
+  params = {
+    'w': jnp.arange(12.0).reshape(3, 4) * scale,
+    'b': jnp.ones(4, jnp.bfloat16),
+    'flag': jnp.array([True, False]),
+  }
   return {'params': params, 'opt': optax.adam(1e-3).init({'w': params['w']}), 'key': jax.random.key(3)}
 
 
@@ -97,7 +101,11 @@ def test_all_damaged_is_said_and_nothing_is_deleted(folder):
     (folder / str(step) / 'state' / '_METADATA').unlink()
   with pytest.raises(DamagedError, match='Every checkpoint'):
     restore(folder)
-  assert sorted(p.name for p in folder.iterdir() if p.name.startswith('damaged')) == ['damaged-1', 'damaged-2', 'damaged-3']
+  assert sorted(p.name for p in folder.iterdir() if p.name.startswith('damaged')) == [
+    'damaged-1',
+    'damaged-2',
+    'damaged-3',
+  ]
 
 
 def test_round_trip_is_exact(folder):

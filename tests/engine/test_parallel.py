@@ -1,9 +1,11 @@
 """One device, eight devices, and two processes give the same parameters."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -75,18 +77,33 @@ def test_mesh_that_does_not_fit(tmp_path):
   assert 'the product must be the number of devices, 4' in output
 
 
-def test_two_processes_with_two_devices_train_checkpoint_and_resume(tmp_path, single):
-  def pair(*pairs):
-    with socket.socket() as s:
-      s.bind(('localhost', 0))
-      port = s.getsockname()[1]
-    join = (f'coordinator=localhost:{port}', 'processes=2')
-    return [start(2, tmp_path, *join, f'process_id={i}', *pairs) for i in (0, 1)]
+def pair(workdir, *pairs):
+  """Two processes with two devices each."""
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    port = s.getsockname()[1]
+  join = (f'coordinator=localhost:{port}', 'processes=2')
+  return [start(2, workdir, *join, f'process_id={i}', *pairs) for i in (0, 1)]
 
-  for process in pair('nan_at=4', 'checkpoint.every=2'):
+
+def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
+  processes = pair(tmp_path, 'delay=0.2', 'steps=400', 'log_every=1', 'checkpoint.every=1000')
+  log = tmp_path / 'metrics.jsonl'
+  end = time.monotonic() + 120
+  while not (log.exists() and '"step": 2' in log.read_text()):
+    assert time.monotonic() < end and processes[0].poll() is None, 'training never began'
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  steps = {finish(p, errors.EXIT_PREEMPTED).split('saved at step ')[1].split()[0] for p in processes}
+  assert len(steps) == 1
+  assert (tmp_path / 'checkpoints' / 'first' / steps.pop()).is_dir()
+
+
+def test_two_processes_with_two_devices_train_checkpoint_and_resume(tmp_path, single):
+  for process in pair(tmp_path, 'nan_at=4', 'checkpoint.every=2'):
     output, _ = process.communicate(timeout=240)
     assert process.returncode != 0 and 'became nan' in output
-  outputs = [finish(p) for p in pair('checkpoint.every=2')]
+  outputs = [finish(p) for p in pair(tmp_path, 'checkpoint.every=2')]
   assert 'resuming at step 4' in outputs[0] and 'resuming' not in outputs[1]
   assert_close(toy.final_arrays(tmp_path, 'first'), single[False])
 

@@ -85,6 +85,25 @@ def test_sigterm_saves_within_one_step(tmp_path, uninterrupted):
   assert toy.digest(toy.final_arrays(tmp_path)) == toy.digest(uninterrupted)
 
 
+@pytest.mark.parametrize(
+  ('moment', 'pairs'),
+  [
+    ('first step', ['compile_delay=3']),
+    ('evaluating', ['eval_delay=3']),
+    ('next stage', ['init_delay=3']),
+  ],
+)
+def test_sigterm_is_seen_outside_the_step_too(tmp_path, uninterrupted, moment, pairs):
+  process = start(tmp_path, *pairs, 'checkpoint.every=1000')
+  for line in process.stdout:
+    if line.startswith(f'now: {moment}'):
+      process.send_signal(signal.SIGTERM)
+      break
+  finish(process, errors.EXIT_PREEMPTED)
+  finish(start(tmp_path, 'checkpoint.every=1000'))
+  assert toy.digest(toy.final_arrays(tmp_path)) == toy.digest(uninterrupted)
+
+
 def test_a_changed_model_is_refused(tmp_path):
   config = toy.settings()
   loop.run(toy.build(config, steps=5), config, str(tmp_path))
@@ -99,7 +118,9 @@ def test_a_changed_model_is_refused(tmp_path):
 
 def test_non_finite_loss_names_step_metric_and_checkpoint(tmp_path):
   config = toy.settings()
-  with pytest.raises(errors.NonFiniteError, match=r'first: loss became nan at step 8; the last good checkpoint is step 4'):
+  with pytest.raises(
+    errors.NonFiniteError, match=r'first: loss became nan at step 8; the last good checkpoint is step 4'
+  ):
     loop.run(toy.build(config, nan_at=7), config, str(tmp_path))
 
 

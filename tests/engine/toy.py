@@ -1,7 +1,8 @@
-"""A small experiment of two stages that tests run in child processes: python -m tests.engine.toy WORKDIR [key=value ...].
+"""A small experiment of two stages for child processes: python -m tests.engine.toy WORKDIR [key=value ...].
 
-Keys are settings of the engine, or: `norm` (batch norm), `delay` (seconds a batch takes), `nan_at` (a step whose loss is NaN),
-`width`, `digest` (a file that the final state's bytes are hashed into), `coordinator`, `processes`, `process_id`.
+Keys are settings of the engine, or: `steps`, `width`, `norm` (batch norm), `nan_at` (a step whose loss is NaN), `delay`
+(seconds that a batch takes), `compile_delay`, `eval_delay`, `init_delay` (seconds to hold the program at that moment),
+`coordinator`, `processes`, `process_id`.
 """
 
 import ast
@@ -54,7 +55,14 @@ def evaluation_batches():
   return [share({k: v[i : i + BATCH] for k, v in padded.items()}) for i in range(0, rows, BATCH)]
 
 
-def build(config, *, width=16, norm=False, delay=0.0, nan_at=-1, steps=30):
+def pause(moment, seconds):
+  """Holds the program at a moment that a test wants to hit."""
+  if seconds:
+    print(f'now: {moment}', flush=True)
+    time.sleep(seconds)
+
+
+def build(config, *, width=16, norm=False, delay=0.0, nan_at=-1, steps=30, compile_delay=0, eval_delay=0, init_delay=0):
   model = Net(width, norm)
 
   def batch(step):
@@ -62,6 +70,7 @@ def build(config, *, width=16, norm=False, delay=0.0, nan_at=-1, steps=30):
     return share({**examples(step, BATCH), 'poison': np.full(BATCH, step == nan_at)})
 
   def loss(logits, batch):
+    pause('first step', compile_delay)  # traced, so it runs while the step is compiled
     value = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
     return jnp.where(batch['poison'].any(), jnp.nan, value), {}
 
@@ -78,10 +87,17 @@ def build(config, *, width=16, norm=False, delay=0.0, nan_at=-1, steps=30):
     model, loss, optax.adamw(1e-2), clip_norm=1.0, ema_decay=0.9, axis_name=engine.axis_name(config)
   )
   rules = [('kernel', engine.FSDP)] if config.mesh.fsdp else engine.REPLICATED
-  evaluation = engine.Evaluation('eval', evaluation_batches, evaluate, summarize, every=10)
+
+  def slow_batches():
+    for batch in evaluation_batches():
+      pause('evaluating', eval_delay)
+      yield batch
+
+  evaluation = engine.Evaluation('eval', slow_batches, evaluate, summarize, every=10)
   first = engine.Stage('first', steps, batch, parts.init, parts.step, [evaluation], rules)
 
   def continued(key, batch, earlier):
+    pause('next stage', init_delay)
     return parts.init(key, batch, earlier).replace(params=earlier['first'].params)
 
   second = engine.Stage('second', 10, batch, continued, parts.step, [evaluation], rules)
@@ -119,7 +135,8 @@ def main(workdir, *pairs):
       values[key] = ast.literal_eval(text)
     except (SyntaxError, ValueError):
       values[key] = text
-  own = {k: values.pop(k) for k in ('width', 'norm', 'delay', 'nan_at', 'steps') if k in values}
+  names = ('width', 'norm', 'delay', 'nan_at', 'steps', 'compile_delay', 'eval_delay', 'init_delay')
+  own = {k: values.pop(k) for k in names if k in values}
   join = {k: values.pop(k) for k in ('coordinator', 'processes', 'process_id') if k in values}
   if join:
     distributed.initialize(**join)
