@@ -20,6 +20,11 @@ class TfdsSource:
     """Number of examples."""
     return len(self._source)
 
+  @property
+  def features(self) -> Mapping[str, Any]:
+    """What tfds says of each key, e.g. features['label'].num_classes."""
+    return self._source.dataset_info.features
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Example `index`: arrays, Python ints for class labels, bytes for text and undecoded images."""
     try:
