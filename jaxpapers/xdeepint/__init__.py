@@ -1,8 +1,8 @@
 """xDeepInt: click-through prediction by polynomial interaction networks (arXiv 2301.01089).
 
-The logit is an explicit polynomial of the embeddings; two FTRL optimizers select features and interactions by exact zeros.
-Here: all depths in one matrix product, group FTRL on the rows of a batch alone and over sharded tables, exact attribution
-of a logit to interaction orders, readers for Criteo, Avazu and iPinYou, and the usual baselines on the same data.
+The logit is an explicit polynomial of the embeddings; two FTRL optimizers select features and interactions by exact
+zeros. Here: all depths in one matrix product, group FTRL on the rows of a batch alone and over sharded tables, exact
+attribution of a logit to interaction orders, readers for Criteo, Avazu and iPinYou, and baselines on the same data.
 
     from jaxpapers import xdeepint
     fields = xdeepint.Fields(('site', 'device'), (1000, 20))

@@ -1,7 +1,7 @@
 """Variables under the authors' TensorFlow names, both ways. There are no released weights: this reads your own.
 
-Official embeddings lie in the order of the sorted strings `<field>_embedding`, in which C10 comes before C1; numeric fields
-are called `<field>_bin`. Here fields keep their declared order, so kernels and output weights are permuted.
+Official embeddings lie in the order of the sorted strings `<field>_embedding`, in which C10 comes before C1; numeric
+fields are called `<field>_bin`. Here fields keep their declared order, so kernels and output weights are permuted.
 """
 
 import re

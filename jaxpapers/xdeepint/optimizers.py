@@ -1,8 +1,8 @@
 """Group FTRL for embedding tables, FTRL for the rest: follow-the-regularised-leader steps that give exact zeros.
 
 `group_ftrl` and `ftrl` are optax transformations over whole arrays. `group_ftrl_rows` does the same to a few rows of a
-table: after the first step the weights are a function of (z, n) and a row without gradient does not move, so updating only
-the rows of a batch equals the dense update. Gradients are those of the loss *summed* over the batch.
+table: after the first step the weights are a function of (z, n) and a row without gradient does not move, so updating
+only the rows of a batch equals the dense update. Gradients are those of the loss *summed* over the batch.
 """
 
 import functools
@@ -256,6 +256,5 @@ def xdeepint_optimizer(
     dense: for kernels, output weights and bias, e.g. `ftrl()`.
   """
   transforms = {'embedding': group_ftrl(table_options), 'pin': dense}
-  return optax.multi_transform(
-    transforms, lambda params: {name: jax.tree.map(lambda _: name, tree) for name, tree in params.items()}
-  )
+  # A label stands for the whole subtree below it.
+  return optax.multi_transform(transforms, lambda params: {name: name for name in params})

@@ -1,8 +1,8 @@
 """Exact attribution of a logit to interaction orders, and to fields within an order. No sampling.
 
 With linear activation the residual network is Z0 * prod_l (1 + G_l), each G_l linear in the embeddings. Expanding the
-product gives the elementary symmetric polynomials e_0..e_L of (G_1..G_L): Z0 * e_j is homogeneous of degree j + 1, so the
-logit is the bias plus one term per order 1..L+1.
+product gives the elementary symmetric polynomials e_0..e_L of (G_1..G_L): Z0 * e_j is homogeneous of degree j + 1, so
+the logit is the bias plus one term per order 1..L+1.
 """
 
 import chex

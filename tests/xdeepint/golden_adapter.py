@@ -1,5 +1,7 @@
 """Compares jaxpapers.xdeepint with outputs of the authors' code. What a file is, its `meta` says."""
 
+import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxpapers.xdeepint import embeddings, metrics, official, transforms
+from jaxpapers.xdeepint import embeddings, formats, metrics, official, passes, prepare, transforms
 from jaxpapers.xdeepint.embeddings import Fields, global_ids, take_rows
 from jaxpapers.xdeepint.model import PinHead, XDeepInt
 from jaxpapers.xdeepint.optimizers import (
@@ -21,6 +23,7 @@ from jaxpapers.xdeepint.optimizers import (
 )
 from jaxpapers.xdeepint.orders import order_contributions
 from jaxpapers.xdeepint.pin import activation, multi_head_pin, output_logits, output_rows, pin
+from jaxpapers.xdeepint.shards import ShardSource
 from jaxpapers.xdeepint.training import first_projection, row_sparse, summed_loss
 from tests.golden import Check, dispatch, group, load
 
@@ -230,7 +233,29 @@ def adult_one_epoch(data: dict, meta: dict) -> Iterable[Check]:
 
 
 def criteo_pipeline(data: dict, meta: dict) -> Iterable[Check]:
-  raise NotImplementedError
+  layout = formats.criteo(len(meta['numeric']), 'zero')
+  wanted = json.loads(str(data['output/vocab_json']))
+  with tempfile.TemporaryDirectory() as folder:
+    source, output = Path(folder) / 'train.txt', Path(folder) / 'out'
+    source.write_bytes(data['input/raw_tsv'].tobytes())
+    options = prepare.Options(threshold=meta['threshold'], rows_per_shard=700)
+    written = prepare.prepare(
+      'criteo', layout, [[str(source)], []], output, options, chunk_bytes=1 << 16, say=lambda text: None
+    )
+    sizes = {field['name']: field['size'] for field in written['fields']}
+    yield Check('vocab_size', [sizes[name] for name in meta['categorical']], data['output/vocab_size'], 0)
+    for name, levels in wanted.items():
+      yield Check(f'vocab {name}', (output / 'vocab' / f'{name}.txt').read_text().split(), levels, 0)
+    numbers = len(meta['numeric'])
+    for split in ('train', 'test'):
+      rows = ShardSource(output, split)
+      batch = rows.gather(np.arange(len(rows)))
+      yield Check(f'{split}/label', batch['label'], data[f'output/{split}/label'], 0)
+      yield Check(f'{split}/int_bin', batch['ids'][:, :numbers], data[f'output/{split}/int_bin'], 0)
+      yield Check(f'{split}/cat_id', batch['ids'][:, numbers:], data[f'output/{split}/cat_id'], 0)
+    lines = data['input/raw_tsv'].tobytes().count(b'\n')
+    train = passes.splitter('time', lines, 0)(np.arange(lines), 0) == 0
+    yield Check('time_split_rows', [train.sum(), (~train).sum()], meta['time_split_rows'], 0)
 
 
 def transform(data: dict, meta: dict) -> Iterable[Check]:
