@@ -18,7 +18,7 @@ def mixup(images: jax.Array, labels: jax.Array, key: jax.Array, alpha: float = 0
     lambda * x + (1 - lambda) * x[::-1], for the images and the labels.
   """
   _check(images, labels, alpha)
-  share = jax.random.beta(key, alpha, alpha).astype(labels.dtype)
+  share = jax.random.beta(key, alpha, alpha)
   return _blend(images, share), _blend(labels, share)
 
 
@@ -38,14 +38,8 @@ def cutmix(images: jax.Array, labels: jax.Array, key: jax.Array, alpha: float = 
     images and labels of the same shapes.
   """
   _check(images, labels, alpha)
-  height, width = images.shape[1:3]
-  share_key, row_key, column_key = jax.random.split(key, 3)
-  side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
-  rows = _interval(row_key, height, side)
-  columns = _interval(column_key, width, side)
-  inside = rows[:, None] & columns[None, :]
-  kept = 1 - jnp.mean(inside.astype(labels.dtype))
-  return jnp.where(inside[None, :, :, None], images[::-1], images), _blend(labels, kept)
+  share_key, place_key = jax.random.split(key)
+  return _paste(images, labels, jax.random.beta(share_key, alpha, alpha), place_key)
 
 
 def mixup_or_cutmix(
@@ -68,15 +62,17 @@ def mixup_or_cutmix(
     cutmix_probability: of cutmix where the batch is mixed.
     probability: of the batch to be mixed at all.
   """
-  mix_key, choice_key, apply_key = jax.random.split(key, 3)
-  choice = jnp.where(jax.random.bernoulli(choice_key, cutmix_probability), 2, 1)
-  choice = jnp.where(jax.random.bernoulli(apply_key, probability), choice, 0)
+  _check(images, labels, min(mixup_alpha, cutmix_alpha))
+  share_key, place_key, choice_key, apply_key = jax.random.split(key, 4)
+  cut = jax.random.bernoulli(choice_key, cutmix_probability)
+  alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
+  share = jax.random.beta(share_key, alpha, alpha)
   return jax.lax.switch(
-    choice,
+    jnp.where(jax.random.bernoulli(apply_key, probability), 1 + cut.astype(jnp.int32), 0),
     [
       lambda: (images, labels),
-      lambda: mixup(images, labels, mix_key, mixup_alpha),
-      lambda: cutmix(images, labels, mix_key, cutmix_alpha),
+      lambda: (_blend(images, share), _blend(labels, share)),
+      lambda: _paste(images, labels, share, place_key),
     ],
   )
 
@@ -96,6 +92,16 @@ def _check(images: jax.Array, labels: jax.Array, alpha: float) -> None:
 def _blend(x: jax.Array, share: jax.Array) -> jax.Array:
   share = share.astype(x.dtype)
   return share * x + (1 - share) * x[::-1]
+
+
+def _paste(images: jax.Array, labels: jax.Array, share: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Replaces a rectangle of about (1 - share) of the area."""
+  row_key, column_key = jax.random.split(key)
+  side = jnp.sqrt(1 - share)
+  rows, columns = _interval(row_key, images.shape[1], side), _interval(column_key, images.shape[2], side)
+  inside = rows[:, None] & columns[None, :]
+  kept = 1 - jnp.mean(inside.astype(jnp.float32))
+  return jnp.where(inside[None, :, :, None], images[::-1], images), _blend(labels, kept)
 
 
 def _interval(key: jax.Array, length: int, share: jax.Array) -> jax.Array:
