@@ -1,7 +1,7 @@
 """Augmentations of images with boxes, on the host: example, numpy Generator -> example.
 
 An example is {'image': uint8 [height, width, 3], 'boxes': float32 [n, 4] (x1, y1, x2, y2), 'labels': int [n], ...};
-every further key of `PER_OBJECT` is cut with the boxes. Order and numbers are those of SSD (Liu et al., 2016, section 2.2).
+every further key of `PER_OBJECT` is cut with the boxes. Order and numbers: SSD (Liu et al., 2016, section 2.2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -146,24 +146,31 @@ def resize_keep_ratio(example: Mapping[str, Any], long_side: int, short_side: in
   return {**result, 'image': image, 'image_size': np.asarray(size, np.int32)}
 
 
-def pad_objects(example: Mapping[str, Any], count: int) -> Example:
-  """Boxes and labels padded to `count`: 'boxes' [count, 4], 'labels' [count], 'truth_valid' [count] bool.
+def pad_objects(example: Mapping[str, Any], count: int, keep_crowd: bool = False) -> Example:
+  """Objects padded to `count`: 'boxes' [count, 4], 'labels' [count], 'truth_valid' [count] bool.
 
-  Crowd regions are left out, as are boxes that clipping made empty.
+  Boxes that clipping made empty are left out.
+
+  Args:
+    example: see the module.
+    count: of the result.
+    keep_crowd: keep crowd regions too, and the padded 'crowd' and 'area' of every object: for evaluation. Else they are
+      left out: for training.
 
   Raises:
     UserError: if there are more objects than `count`.
   """
-  boxes, labels = example['boxes'], example['labels']
+  boxes = example['boxes']
   keep = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-  if 'crowd' in example:
+  if 'crowd' in example and not keep_crowd:
     keep &= ~example['crowd']
-  boxes, labels = boxes[keep], labels[keep]
-  if len(boxes) > count:
-    raise UserError(f'An image has {len(boxes)} objects: set config.data.max_objects to at least that, not {count}.')
+  found = int(keep.sum())
+  if found > count:
+    raise UserError(f'An image has {found} objects: set config.data.max_objects to at least that, not {count}.')
+  names = PER_OBJECT if keep_crowd else ('boxes', 'labels')
   result = {key: value for key, value in example.items() if key not in PER_OBJECT}
-  missing = count - len(boxes)
-  result['boxes'] = np.pad(boxes, ((0, missing), (0, 0))).astype(np.float32)
-  result['labels'] = np.pad(labels, (0, missing)).astype(np.int32)
-  result['truth_valid'] = np.arange(count) < len(boxes)
+  for name in names:
+    value = np.asarray(example[name])[keep]
+    result[name] = np.pad(value, [(0, count - found)] + [(0, 0)] * (value.ndim - 1))
+  result['truth_valid'] = np.arange(count) < found
   return result

@@ -18,6 +18,17 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   return x if x.shape == shape else jax.image.resize(x, shape, 'linear', antialias=False)
 
 
+def bilinear_matrix(source: int, target: int) -> np.ndarray:
+  """[target, source] float32: `matrix @ x` is what `bilinear` does along one axis."""
+  place = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+  low = np.floor(place).astype(int)
+  share = (place - low).astype(np.float32)
+  matrix = np.zeros((target, source), np.float32)
+  matrix[np.arange(target), low] = 1 - share
+  matrix[np.arange(target), np.minimum(low + 1, source - 1)] += share
+  return matrix
+
+
 def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Output pixel (i, j) of h x w is input pixel (floor(i * H / h), floor(j * W / w)) of [batch, H, W, channels]."""
   chex.assert_rank(x, 4)
