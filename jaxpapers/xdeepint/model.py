@@ -61,13 +61,34 @@ class PinHead(nn.Module):
   dropout: tuple[float, ...] = ()
   dtype: str = 'float32'
 
+  def check(self, size: int) -> 'PinHead':
+    """Itself, if it fits embeddings of `size`.
+
+    Raises:
+      ValueError: naming the setting that cannot be.
+    """
+    sub_space_size(size, self.sub_spaces)
+    activation(self.act)
+    output_rows(1, self.layers, self.output)
+    if self.layers < 0 or (self.dropout and len(self.dropout) != self.layers):
+      raise ValueError(f'layers={self.layers} must not be negative, with one dropout rate each, not {self.dropout}.')
+    if not all(0.0 <= rate < 1.0 for rate in self.dropout):
+      raise ValueError(f'Dropout rates lie in [0, 1), not {self.dropout}.')
+    return self
+
   @nn.compact
-  def __call__(self, x0: jax.Array, train: bool = False) -> jax.Array:
-    """[batch, F, K] -> logits [batch]. Dropout draws from the rng stream 'dropout'."""
+  def __call__(self, x0: jax.Array, train: bool = False, depth: jax.Array | None = None) -> jax.Array:
+    """[batch, F, K] -> logits [batch]. Dropout draws from the rng stream 'dropout'.
+
+    `depth`, a scalar that may be traced, switches the layers from there on off: networks of every depth are then one
+    program.
+    """
     fields, size = x0.shape[1:]
     sub_space_size(size, self.sub_spaces)
     rows = self.sub_spaces * fields
     kernels = self.param('kernels', kernel_init, (self.layers, rows, rows))
+    if depth is not None:
+      kernels = jnp.where(jnp.arange(self.layers)[:, None, None] < depth, kernels, 0.0)
     out_rows = output_rows(fields, self.layers, self.output)
     out_kernel = self.param('out_kernel', kernel_init, (out_rows, 1))
     out_bias = self.param('out_bias', nn.initializers.zeros, (1,))
@@ -98,9 +119,9 @@ class XDeepInt(nn.Module):
   pin: PinHead
 
   @nn.compact
-  def __call__(self, ids: jax.Array, train: bool = False) -> jax.Array:
-    """Field-local ids [batch, F], -1 missing -> logits [batch]."""
-    return self.pin(FieldEmbedding(self.fields, self.size, name='embedding')(ids), train)
+  def __call__(self, ids: jax.Array, depth: jax.Array | None = None, train: bool = False) -> jax.Array:
+    """Field-local ids [batch, F], -1 missing -> logits [batch]; `depth` as in `PinHead`."""
+    return self.pin(FieldEmbedding(self.fields, self.size, name='embedding')(ids), train, depth)
 
 
 class MultiHeadPin(nn.Module):

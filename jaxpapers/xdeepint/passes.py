@@ -1,4 +1,4 @@
-"""The passes of `prepare` over raw text: chunks of whole lines, the split of a row, and what a worker does to a chunk."""
+"""The passes of `prepare` over raw text: chunks of whole lines, the split of a row, what a worker does to a chunk."""
 
 import concurrent.futures
 import dataclasses
