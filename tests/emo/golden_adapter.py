@@ -218,7 +218,7 @@ def train(data: Data, meta: Meta) -> Iterable[Check]:
   got = official.export_official({'params': gradients, **stats})
   for key, want in group(data, 'grad/step0').items():
     # Gradients through a batch norm nearly cancel: what float32 left of them in the reference itself is the measure.
-    noise = meta['noise_float32_minus_float64'].get(f'grad/step0/{key}', 0.0)
+    noise = meta.get('noise_float32_minus_float64', {}).get(f'grad/step0/{key}', 0.0)
     yield Check(f'step0_d {key}', got[key], want, max(2e-5 * np.abs(want).max(), 10 * noise))
 
   batch = {'image': images[0], 'label': labels[0]}
