@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxpapers.engine.config import flatten
-from jaxpapers.engine.errors import UserError, suggest
+from jaxpapers.engine.errors import EXIT_NON_FINITE, EXIT_PREEMPTED, UserError, suggest
 
 FLAGS = flags.FLAGS
 _CONFIG = None
@@ -44,16 +44,27 @@ def main(program: Callable[[], None]) -> None:
     print(f'error: {error}' if error.exit_code == 2 else str(error), file=sys.stderr)
     _termination_log(str(error))
     sys.stdout.flush()
-    os._exit(error.exit_code) if _joined() else sys.exit(error.exit_code)
+    _leave(error.exit_code)
 
 
-def _joined() -> bool:
-  """Whether other processes wait for this one: an orderly shutdown would wait for them in turn."""
+def _leave(code: int) -> None:
+  """Ends with `code`, and lets other processes end with theirs.
+
+  When process 0 goes, JAX aborts those that are still there (code 134). So where all end by the same step they wait for
+  each other; where only some may have failed, an orderly shutdown would wait for ever.
+  """
   if 'jax' not in sys.modules:
-    return False
+    sys.exit(code)
   import jax
 
-  return jax.distributed.is_initialized()
+  if not jax.distributed.is_initialized():
+    sys.exit(code)
+  if code in (EXIT_NON_FINITE, EXIT_PREEMPTED):
+    try:
+      jax.distributed.shutdown()
+    except Exception as error:
+      print(f'Another process was lost at the end: {error}', file=sys.stderr)
+  os._exit(code)
 
 
 def _termination_log(text: str) -> None:
