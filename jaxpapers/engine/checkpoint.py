@@ -51,6 +51,18 @@ def _all_processes(ok: bool) -> bool:
   return ok if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves it to the train loop to ask whether to stop.
+
+  Every save of orbax asks JAX's sync point too, under its own step number. JAX answers yes to one number only, the one
+  after the last that was asked: numbers of two kinds let the loop miss it, and train on after SIGTERM.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Never: `Preemption` alone asks."""
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one stage under `directory`, numbered by step.
 
@@ -81,7 +93,7 @@ class Checkpoints:
     )
     self._pending: int | None = None
     try:
-      self._manager = ocp.CheckpointManager(
+      self._manager = _Manager(
         directory,
         options=self._options,
         item_names=('state', 'meta'),
