@@ -13,19 +13,20 @@ from PIL import Image
 from jaxpapers.emo.backgrounds import SPLITS, backgrounds
 from jaxpapers.engine.errors import UserError, suggest
 
-TASKS = ('pair', 'single')
+TASKS = ('pair', 'cued', 'single')
 NUM_DIGITS = 10
 
 COLORS = np.array([[1.0, 0.2, 0.15], [0.2, 0.9, 0.25], [0.3, 0.5, 1.0], [1.0, 0.85, 0.1]], np.float32)
-DIGIT, DISC = 0.38, 0.18  # sides, as shares of the canvas
+DIGIT, DISC = 0.38, 0.22  # sides, as shares of the canvas
 
 
 def digits(split: str, count: int, size: int = 64, seed: int = 0, task: str = 'pair') -> dict[str, np.ndarray]:
   """Scenes of real handwritten digits on real textures; train and test share no digit and no background pixel.
 
-  'pair': two digits of different colours lie in opposite quarters of the canvas, and a disc in a third quarter has the
-  colour of one of them: read that one. Recognising digits is not enough (who takes either digit is right in 55 %), the
-  disc has to be matched with a digit half a canvas away. 'single': one digit, in any quarter.
+  'pair': two digits lie in opposite quarters of the canvas, and the larger one is the label: who reads only one of them
+  is right in 55 % of the scenes. 'cued': a disc in a third quarter has the colour of one of them, which is the label.
+  Reading both is not enough then: the disc has to be matched with a digit half a canvas away (again 55 % otherwise).
+  'single': one digit, in any quarter.
 
   Args:
     split: 'train' (1,437 digits) or 'test' (360).
@@ -36,8 +37,8 @@ def digits(split: str, count: int, size: int = 64, seed: int = 0, task: str = 'p
 
   Returns:
     image: uint8 [count, size, size, 3].
-    label: int32 [count], the digit to read, 0..9.
-    other: int32 [count], the digit not to read; -1 for 'single'.
+    label: int32 [count], 0..9.
+    other: int32 [count], the digit that is not the label; -1 for 'single'.
 
   Raises:
     UserError: for an unknown split or task, or a size below 32.
@@ -54,15 +55,19 @@ def digits(split: str, count: int, size: int = 64, seed: int = 0, task: str = 'p
   quarters = _quarters(rng, count)
   colors = COLORS[rng.permuted(np.tile(np.arange(len(COLORS)), (count, 1)), axis=1)[:, :2]]
   _paint(canvas, pictures[chosen[:, 0]], quarters[:, 0], colors[:, 0], rng)
-  other = np.full(count, -1)
-  if task == 'pair':
+  label, other = targets[chosen].T
+  if task == 'single':
+    other = np.full(count, -1)
+  else:
     _paint(canvas, pictures[chosen[:, 1]], quarters[:, 1], colors[:, 1], rng)
+  if task == 'cued':
     disc = _disc(round(size * DISC))
     _paint(canvas, np.broadcast_to(disc, (count, *disc.shape)), quarters[:, 2], colors[:, 0], rng)
-    other = targets[chosen[:, 1]]
+  elif task == 'pair':
+    label, other = np.maximum(label, other), np.minimum(label, other)
   return {
     'image': np.round(canvas * 255).clip(0, 255).astype(np.uint8),
-    'label': targets[chosen[:, 0]].astype(np.int32),
+    'label': label.astype(np.int32),
     'other': other.astype(np.int32),
   }
 

@@ -20,12 +20,20 @@ def test_digits_are_deterministic_and_typed():
   assert (digits.digits('test', 12, 48)['image'] != first['image']).any()
 
 
-def test_digits_cover_the_classes_and_the_cue_decides():
-  scenes = digits.digits('train', 3000, 32)
+def test_digits_cover_the_classes():
+  scenes = digits.digits('train', 3000, 32, task='cued')
   for key in ('label', 'other'):
     counts = np.bincount(scenes[key], minlength=10)
     assert len(counts) == 10 and counts.min() > 200
   assert 0.07 < (scenes['label'] == scenes['other']).mean() < 0.13
+
+
+def test_label_of_a_pair_is_the_larger_digit():
+  pair, cued = (digits.digits('train', 500, 32, task=task) for task in ('pair', 'cued'))
+  np.testing.assert_array_equal(pair['label'], np.maximum(cued['label'], cued['other']))
+  np.testing.assert_array_equal(pair['other'], np.minimum(cued['label'], cued['other']))
+  both = 0.5 + 0.5 * (pair['label'] == pair['other']).mean()
+  assert 0.52 < both < 0.58  # what reading one of the two would give
 
 
 def test_splits_share_no_digit():
@@ -37,7 +45,7 @@ def test_splits_share_no_digit():
 
 def test_disc_has_the_colour_of_the_digit_to_read():
   """Found by colour alone, the quarter of the disc holds as saturated a colour as one digit's quarter."""
-  scenes = digits.digits('train', 200, 64)
+  scenes = digits.digits('train', 200, 64, task='cued')
   pixels = scenes['image'] / 255
   right = 0
   for picture in pixels:
