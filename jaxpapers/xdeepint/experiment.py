@@ -29,7 +29,7 @@ from jaxpapers.xdeepint.pin import output_rows
 from jaxpapers.xdeepint.shards import EpochBatches, StackedBatches
 from jaxpapers.xdeepint.training import SHARDING, mean_loss, replicas, row_sparse
 
-BASELINE_RATES = {'lr': 0.01, 'fm': 0.003, 'dnn': 0.001, 'dcnv2': 0.001}
+BASELINE_RATES = {'lr': 0.05, 'fm': 0.003, 'dnn': 0.003, 'dcnv2': 0.003}
 
 
 def experiment(config: ml_collections.ConfigDict) -> Experiment:

@@ -74,7 +74,9 @@ def training(
     def loss(logits, batch):
       return mean_loss(logits, {**batch, 'label': batch['label'][:, columns[cell]]})
 
-    return supervised(network, loss, optimizer, inputs=lambda batch: (batch['ids'], layers[cell]), axis_name=axis_name)
+    return supervised(
+      network, loss, optimizer, inputs=lambda batch: (batch['ids'], layers[cell, None]), axis_name=axis_name
+    )
 
   return replicas(make, np.arange(len(columns)), batch_axis=None)
 

@@ -194,24 +194,29 @@ def replicas(make: Callable[[Any], Supervised], values: Any, batch_axis: int | N
   Args:
     make: a hyper-parameter (an entry of `values`) -> init and step.
     values: array [replicas]: seeds, or a hyper-parameter that differs between them.
-    batch_axis: axis of the batch's leaves along which each replica finds its own data; None: all see the same.
+    batch_axis: axis of the batch's leaves along which each replica finds its own data, with random numbers of its own.
+      None: all see the same data and the same random numbers, so that only the hyper-parameter tells them apart.
 
   Returns:
     Init and step whose state has a leading axis [replicas], and whose metrics are means over it.
   """
   values = jnp.asarray(values)
+  key_axis = None if batch_axis is None else 0
+
+  def keys(key):
+    return key if batch_axis is None else jax.random.split(key, len(values))
 
   def init(key, batch, earlier):
-    keys = jax.random.split(key, len(values))
-    return jax.vmap(lambda value, key, batch: make(value).init(key, batch, earlier), (0, 0, batch_axis))(
-      values, keys, batch
-    )
+    def one(value, key, batch):
+      return make(value).init(key, batch, earlier)
+
+    return jax.vmap(one, (0, key_axis, batch_axis), axis_size=len(values))(values, keys(key), batch)
 
   def step(state, batch, key):
-    keys = jax.random.split(key, len(values))
-    state, metrics = jax.vmap(
-      lambda value, state, batch, key: make(value).step(state, batch, key), (0, 0, batch_axis, 0)
-    )(values, state, batch, keys)
+    def one(value, state, batch, key):
+      return make(value).step(state, batch, key)
+
+    state, metrics = jax.vmap(one, (0, 0, batch_axis, key_axis))(values, state, batch, keys(key))
     return state, jax.tree.map(jnp.mean, metrics)
 
   return Supervised(init, step)
