@@ -59,6 +59,7 @@ def nms(
   if not count:
     empty = jnp.zeros(max_detections)
     return Detections(jnp.zeros((max_detections, 4)), empty, empty.astype(jnp.int32) - 1, empty.astype(bool))
+  boxes, scores, labels, valid = (jnp.asarray(x) for x in (boxes, scores, labels, valid))
   order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
   boxes, scores, labels, valid = boxes[order], scores[order], labels[order], valid[order]
 
