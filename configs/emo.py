@@ -36,6 +36,8 @@ def small_model() -> ml_collections.ConfigDict:
       expansions=(2.0, 2.5, 3.0, 3.5),
       head_widths=(8, 8, 8, 8),
       windows=(2, 2, 4, 2),
+      kernel_sizes=(3, 3, 3, 3),  # 5 would cover all of the 4-pixel map without attention
+      stem_width=16,
       drop_path=0.0,
       partition='grid',
     )
@@ -47,6 +49,8 @@ def published_model(name: str, drop_path: float) -> ml_collections.ConfigDict:
   model = small_model()
   model.name = name
   model.windows = (7, 7, 7, 7)
+  model.kernel_sizes = (3, 3, 5, 5)
+  model.stem_width = 24
   model.drop_path = drop_path
   return model
 
@@ -79,9 +83,8 @@ def test() -> ml_collections.ConfigDict:
   """The default in a few seconds."""
   config = default()
   config.variant = 'test'
-  config.model.update(dict(depths=(1, 1, 2, 1), widths=(8, 8, 16, 16)))
+  config.model.update(dict(depths=(1, 1, 2, 1), widths=(8, 8, 16, 16), windows=(2, 2, 2, 1), stem_width=8))
   config.data.update(dict(image_size=32, train_size=64, test_size=37))
-  config.model.windows = (2, 2, 2, 1)
   config.train.update(dict(steps=6, batch_size=16, eval_every=3))
   config.optimizer.warmup_steps = 2
   config.log_every = 2

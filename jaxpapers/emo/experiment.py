@@ -41,7 +41,7 @@ def import_variables(config: ml_collections.ConfigDict, state: Mapping[str, np.n
     from jaxpapers.emo import dense_experiment
 
     return dense_experiment.import_variables(config, state)
-  return import_official(state, build_model(config, data.num_classes(config.data.name, config.data.task), True))
+  return import_official(state, build_model(config, data.num_classes(config.data.name), True))
 
 
 def build_model(config: ml_collections.ConfigDict, classes: int, attention: bool) -> EMO:
@@ -49,6 +49,8 @@ def build_model(config: ml_collections.ConfigDict, classes: int, attention: bool
   fields = dict(
     num_classes=classes,
     windows=tuple(config.model.windows),
+    kernel_sizes=tuple(config.model.kernel_sizes),
+    stem_width=config.model.stem_width,
     partition=config.model.partition,
     drop_path=config.model.drop_path,
     dtype=jnp.dtype(config.dtype),
@@ -76,7 +78,7 @@ def datasets(config: ml_collections.ConfigDict) -> tuple[Callable, Callable, int
   return (
     batches(train, seed=config.seed, batch_size=config.train.batch_size, **transforms.train, **options),
     evaluation_batches(test, config.train.batch_size, **transforms.test, **options),
-    data.num_classes(settings.name, settings.task),
+    data.num_classes(settings.name, settings.task, settings.dir),
   )
 
 
