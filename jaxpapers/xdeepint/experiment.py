@@ -166,21 +166,17 @@ def _baseline(config, name: str, loaded: data.Data, axis) -> Stage:
   if name not in BASELINES:
     raise UserError(f'config.baselines holds {name!r}; known: {", ".join(BASELINES)}.')
   model = baseline(name, loaded.fields, config.model.embedding_size)
+  seeds = config.seeds
+  batches = _batches(config, loaded.splits['train'], seeds)
+  steps = batches.per_epoch * config.baseline_epochs
+  optimizer = optax.adam(optax.linear_schedule(BASELINE_RATES[name], 0.0, steps))
 
   def make(_):
-    return supervised(
-      model,
-      mean_loss,
-      optax.adam(BASELINE_RATES[name]),
-      inputs=lambda batch: (batch['ids'],),
-      axis_name=axis,
-    )
+    return supervised(model, mean_loss, optimizer, inputs=lambda batch: (batch['ids'],), axis_name=axis)
 
-  seeds = config.seeds
   training = make(0) if seeds == 1 else replicas(make, np.arange(seeds), batch_axis=1)
-  batches = _batches(config, loaded.splits['train'], seeds)
   evaluations = _evaluations(config, loaded, evaluation.model_logits(model), batches)
-  return Stage(name, batches.per_epoch * config.baseline_epochs, batches, training.init, training.step, evaluations)
+  return Stage(name, steps, batches, training.init, training.step, evaluations)
 
 
 def _path(config, loaded: data.Data, options: GroupFtrl, axis) -> Stage:

@@ -115,7 +115,7 @@ def splitter(rule: str, rows: int, seed: int) -> Callable[[np.ndarray, int], np.
     return lambda index, part: np.where(index <= int(0.8 * rows), 0, 2)
   if rule == 'given':
     return lambda index, part: np.full(len(index), 2 if part else 0)
-  return lambda index, part: np.choose(np.maximum(_hash(index, seed) % np.uint64(10), 7) - np.uint64(7), [0, 1, 2])
+  return lambda index, part: np.maximum((_hash(index, seed) % np.uint64(10)).astype(np.int64) - 7, 0)
 
 
 def _hash(index: np.ndarray, seed: int) -> np.ndarray:
@@ -157,7 +157,7 @@ def _good_columns(chunk: Chunk, task: Task) -> tuple[Mapping[str, Sequence[bytes
 
   def columns_of(lines: Sequence[bytes]) -> Mapping[str, Sequence[bytes]]:
     columns = parse(lines, task.layout)
-    if task.encodings is None:
+    if task.encodings is None or task.skip_bad:
       for column in task.layout.columns:
         if column.numeric:
           values = columns[column.name]
