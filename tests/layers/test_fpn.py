@@ -16,14 +16,14 @@ def maps(seed=0):
 
 def test_shapes_and_extra_levels():
   module = FPN(width=6, extra=2)
-  levels, variables = module.init_with_output(jax.random.key(0), maps())
+  levels, variables = jax.jit(module.init_with_output)(jax.random.key(0), maps())
   assert [x.shape for x in levels] == [(2, 5, 7, 6), (2, 3, 4, 6), (2, 2, 2, 6), (2, 1, 1, 6), (2, 1, 1, 6)]
   assert set(variables['params']) == {f'lateral{i}' for i in range(3)} | {f'output{i}' for i in range(5)}
 
 
 def test_the_finest_level_sees_every_map_and_extra_levels_only_the_last():
   module = FPN(width=4, extra=1)
-  variables = module.init(jax.random.key(0), maps())
+  variables = jax.jit(module.init)(jax.random.key(0), maps())
   # With laterals of ones and outputs that copy the centre, every level is the sum of what lies above it.
   params = jax.tree.map(jnp.zeros_like, variables['params'])
   for i in range(3):
@@ -31,7 +31,7 @@ def test_the_finest_level_sees_every_map_and_extra_levels_only_the_last():
     params[f'output{i}']['kernel'] = params[f'output{i}']['kernel'].at[1, 1].set(jnp.eye(4))
   params['output3']['kernel'] += 1
   x = maps()
-  levels = module.apply({'params': params}, x)
+  levels = jax.jit(module.apply)({'params': params}, x)
   sums = [m.sum(-1) for m in x]
   rows, columns = np.arange(3) * 2 // 3, np.arange(4) * 2 // 4
   middle = sums[1] + sums[2][:, rows][:, :, columns]
