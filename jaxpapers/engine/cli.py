@@ -12,6 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from jaxpapers.engine.allocator import keep_freed_memory
 from jaxpapers.engine.config import flatten
 from jaxpapers.engine.errors import EXIT_NON_FINITE, EXIT_PREEMPTED, UserError, suggest
 
@@ -36,6 +37,7 @@ def main(program: Callable[[], None]) -> None:
   debug = '--debug' in sys.argv
   try:
     _parse(sys.argv)
+    keep_freed_memory()
     program()
   except UserError as error:
     if debug:

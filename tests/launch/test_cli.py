@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxpapers.engine import errors
 
@@ -128,17 +130,33 @@ def test_init_from_a_damaged_checkpoint(trained, tmp_path):
   assert_one_sentence(process, 'damaged')
 
 
-def test_init_from_another_class_count_says_which_leaves_are_new(trained, tmp_path):
-  arguments = [f'--config.init_from={trained[0]}', '--config.data.task=sum', f'--workdir={tmp_path}']
+def test_init_from_another_class_count_on_a_folder_of_images(trained, tmp_path):
+  rng = np.random.default_rng(0)
+  for split, count in (('train', 16), ('val', 3)):
+    for name in ('cats', 'dogs', 'eels'):
+      folder = tmp_path / 'images' / split / name
+      folder.mkdir(parents=True)
+      for index in range(count):
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(folder / f'{index}.JPEG')
+  settings = ['data.name=imagenet_folder', f'data.dir={tmp_path / "images"}', 'augment.kind=randaugment']
+  arguments = [f'--config.{s}' for s in settings] + [
+    f'--config.init_from={trained[0]}',
+    f'--workdir={tmp_path / "run"}',
+  ]
   process = launch('train', CONFIG, *arguments)
   assert process.returncode == 0, process.stderr
   assert 'leaves are new' in process.stdout and 'head' in process.stdout
 
 
 def official_state():
-  from tests.emo.official_names import random_state
+  """A random network of emo:test under the authors' names."""
+  from configs.emo import get_config
+  from jaxpapers.emo.experiment import build_model
+  from jaxpapers.emo.official import export_official
 
-  return random_state()
+  model = build_model(get_config('test'), 10, True)
+  variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+  return {name: np.asarray(value) for name, value in export_official(variables).items()}
 
 
 def import_weights(tmp_path, state, suffix='.npz'):
