@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what programs free: large temporaries on CPU otherwise fault in page by page."""
+"""The C library's allocator, told to keep what programs free: large temporaries otherwise fault in page by page."""
 
 import ctypes
 import sys
@@ -9,8 +9,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of mallopt,
 def keep_freed_memory() -> bool:
   """Lets this process reuse freed memory instead of returning it to the system.
 
-  Training on CPU allocates the same arrays of tens of megabytes in every step; glibc maps those afresh each time, and the
-  kernel clears every page again. Call once, before the first computation. The process keeps its peak memory to its end.
+  Training on CPU allocates the same arrays of tens of megabytes in every step; glibc maps those afresh each time, and
+  the kernel clears every page again. Call once, before the first computation. The process keeps its peak memory.
 
   Returns:
     Whether it took effect: on Linux with glibc only.
