@@ -90,19 +90,21 @@ def comparison(page: Any, settings: Settings) -> None:
 def curves(page: Any, settings: Settings) -> None:
   """LogLoss and AUC against examples seen; zeros against examples seen."""
   figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
-  for stage, name in settings.names.items():
-    steps, loss = page.history(stage, 'loss')
-    if steps and stage == 'xdeepint':
-      axes[0].plot(np.asarray(steps) * settings.batch_size, loss, alpha=0.4, lw=1, label=f'{name} training')
+  thousands = settings.batch_size / 1000.0
+  steps, loss = page.history('xdeepint', 'loss')
+  axes[0].plot(np.asarray(steps) * thousands, loss, color='C0', alpha=0.4, lw=1, label='xDeepInt, training batches')
+  for index, (stage, name) in enumerate(settings.names.items()):
     for axis, metric in ((axes[0], 'valid/logloss'), (axes[1], 'valid/auc')):
       steps, values = page.history(stage, metric)
-      axis.plot(np.asarray(steps) * settings.batch_size, values, marker='o', ms=3, label=name)
+      if steps:
+        axis.plot(np.asarray(steps) * thousands, values, color=f'C{index}', marker='o', ms=3, label=name)
   for metric, label in (('zero_seen', 'table rows seen'), ('zero_rows', 'all table rows'), ('zero_kernels', 'kernels')):
     steps, values = page.history('xdeepint', f'tables/{metric}')
-    axes[2].plot(np.asarray(steps) * settings.batch_size, values, marker='o', ms=3, label=label)
+    axes[2].plot(np.asarray(steps) * thousands, values, marker='o', ms=3, label=label)
   for axis, title in zip(axes, ('LogLoss', 'validation AUC', 'share of exact zeros'), strict=True):
-    axis.set(xlabel='examples seen', title=title)
-    axis.legend(fontsize=7)
+    axis.set(xlabel='thousand examples seen', title=title)
+    if axis.lines:
+      axis.legend(fontsize=7)
   page.figure('curves', figure, 'Training and validation against examples seen, and sparsity over time.')
   plt.close(figure)
 
