@@ -84,19 +84,16 @@ def sparsity(state: TrainState, fields: Fields, options: GroupFtrl) -> dict[str,
   """Shares of exact zeros.
 
   Returns:
-    {'zero_rows': of all levels, 'zero_seen': among levels seen in training (those with a gradient, n > 0), 'seen':
-    number of these, 'zero_kernels': of kernel entries}.
+    {'zero_rows': of all levels, 'zero_kernels': of kernel entries} and, where the state has its optimizer's part
+    (imported weights have none), {'zero_seen': of the levels seen in training, those with n > 0; 'seen': their number}.
   """
-  table = weights_table(state, options)[: fields.rows]
-  zero = ~jnp.any(table != 0, axis=1)
-  seen = jnp.any(state.opt_state['embedding'].n[: fields.rows] > 0, axis=1)
   kernels = state.params['pin']['kernels']
-  return {
-    'zero_rows': jnp.mean(zero),
-    'zero_seen': jnp.sum(zero & seen) / jnp.maximum(jnp.sum(seen), 1),
-    'seen': jnp.sum(seen) * 1.0,
-    'zero_kernels': jnp.mean(kernels == 0) if kernels.size else jnp.zeros(()),
-  }
+  zero = ~jnp.any(weights_table(state, options)[: fields.rows] != 0, axis=1)
+  shares = {'zero_rows': jnp.mean(zero), 'zero_kernels': jnp.mean(kernels == 0) if kernels.size else jnp.zeros(())}
+  if state.opt_state:
+    seen = jnp.any(state.opt_state['embedding'].n[: fields.rows] > 0, axis=1)
+    shares |= {'zero_seen': jnp.sum(zero & seen) / jnp.maximum(jnp.sum(seen), 1), 'seen': jnp.sum(seen) * 1.0}
+  return shares
 
 
 def tables(

@@ -103,7 +103,7 @@ class ShardSource:
     """Rows `indices` [batch]: {'ids' [batch, F] int32, 'label' [batch] float32}, checked.
 
     Raises:
-      ValueError: for an id or label that cannot be, naming shard folder, field, and value.
+      UserError: for an id or label that cannot be, naming folder, field and value.
     """
     ids = np.empty((len(indices), len(self.fields)), np.int32)
     labels = np.empty(len(indices), np.float32)
@@ -112,8 +112,11 @@ class ShardSource:
       here = shard == index
       local = indices[here] - self._starts[index]
       ids[here], labels[here] = self._ids[index][local], self._labels[index][local]
-    check_ids(ids, self.fields, f'{self.folder / self.split}, a batch')
-    check_labels(labels, f'{self.folder / self.split}, a batch')
+    try:
+      check_ids(ids, self.fields, f'{self.folder / self.split}, a batch')
+      check_labels(labels, f'{self.folder / self.split}, a batch')
+    except ValueError as error:
+      raise UserError(f'{error} Prepare the data again.') from error
     return {'ids': ids, 'label': labels}
 
   def __getstate__(self) -> dict[str, Any]:

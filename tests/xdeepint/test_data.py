@@ -118,7 +118,7 @@ def test_a_damaged_source_or_shard_is_named(tmp_path):
     ShardSource(output, 'train')
   shard.write_bytes(whole)
   np.save(shard, np.full((300, 39), 10_000, np.int32))
-  with pytest.raises(ValueError, match=r"field 'I1' has id 10000"):
+  with pytest.raises(UserError, match=r"field 'I1' has id 10000"):
     ShardSource(output, 'train').gather(np.array([650]))
   with pytest.raises(UserError, match='valid'):
     ShardSource(output, 'valid')
