@@ -25,7 +25,7 @@ def main() -> None:
   """Measures every stage's step and first evaluation."""
   import jax
 
-  from jaxpapers.engine import measure
+  from jaxpapers.engine import measure, parallel
 
   config = cli.config()
   room = cli.room(config.method)
@@ -40,7 +40,7 @@ def main() -> None:
     key = jax.random.key(config.seed)
     batch = jax.device_put(stage.batch(0))
     size = len(jax.tree.leaves(batch)[0])
-    state = states[stage.name] = jax.jit(stage.init)(key, batch, dict(states))
+    state = states[stage.name] = parallel.run_init(stage.init, (key, batch, dict(states)), None)
     rows.append(measure.measure(f'{stage.name} train', stage.step, (state, batch, key), size, _REPEATS.value))
     for evaluation in stage.evaluations[:1]:
       batch = jax.device_put(next(iter(evaluation.batches())))

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpapers.ops.classification import cross_entropy
+
 
 def warmup_cosine(
   peak: float, steps: int, warmup_steps: int, warmup_start: float = 1e-6, end: float = 1e-6
@@ -77,27 +79,15 @@ def adamw(
   return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decays)
 
 
-def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.1) -> jax.Array:
-  """(1 - smoothing) * negative log-likelihood + smoothing * mean over classes of -log p.
-
-  Args:
-    logits: [batch, classes].
-    labels: [batch] int, in 0..classes - 1.
-    smoothing: in [0, 1).
-
-  Returns:
-    [batch] float32 losses.
-  """
-  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-  likelihood = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
-  return -(1.0 - smoothing) * likelihood - smoothing * log_probabilities.mean(-1)
-
-
 def classification_loss(smoothing: float = 0.1) -> Callable[[jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]:
-  """A loss for `engine.supervised`: (logits, batch with 'label') -> (mean smoothed cross-entropy, {'accuracy'})."""
+  """A loss for `engine.supervised`: (logits, batch) -> (mean smoothed cross-entropy, {'top1'}).
+
+  batch['label'] is int [batch], or float [batch, classes] where images were mixed.
+  """
 
   def loss(logits: jax.Array, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    value = smoothed_cross_entropy(logits, batch['label'], smoothing).mean()
-    return value, {'accuracy': (logits.argmax(-1) == batch['label']).mean()}
+    labels = batch['label']
+    hard = labels if labels.ndim == 1 else labels.argmax(-1)
+    return cross_entropy(logits, labels, smoothing).mean(), {'top1': (logits.argmax(-1) == hard).mean()}
 
   return loss

@@ -1,5 +1,6 @@
 """What a classification run shows: does attention inside the mobile block pay, and where does it look?"""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxpapers.emo.model import EMO, VARIANTS, emo
 from jaxpapers.emo.window import partition
 
 LABELS = {'emo': 'EMO', 'no_attention': 'without attention'}
+SHOWN = 16  # test images
 PUBLISHED_TOP1 = {'emo_1m': 71.5, 'emo_2m': 75.1, 'emo_5m': 78.4, 'emo_6m': 79.0}
 
 
@@ -37,16 +39,17 @@ def classification(
   page.figure('curves', curves(page, list(models)), 'Training loss and test accuracy; the moving average is dashed.')
   page.heading('What the model sees')
   variables = {name: best_variables(page, name, state) for name, state in states.items()}
-  logits = models['emo'].apply(variables['emo'], batch['image'])
+  apply = jax.jit(functools.partial(models['emo'].apply, mutable=['intermediates']))
+  logits, sown = apply(variables['emo'], batch['image'][:SHOWN])
   page.figure('predictions', predictions(batch, np.asarray(logits.argmax(-1))), 'Test images; red titles are mistakes.')
-  maps = attention_maps(models['emo'], variables['emo'], batch['image'][:1])
+  maps = attention_maps(models['emo'], sown['intermediates'], size)
   if maps is not None:
     page.figure(
       'attention',
       draw_attention(batch['image'][0], *maps),
       'Where one pixel (cross) of stage 3 looks, head by head. Strided windows sample the whole map: a comb pattern.',
     )
-  fields = {name: receptive_field(models[name], variables[name], batch['image'][:16]) for name in models}
+  fields = {name: receptive_field(models[name], variables[name], batch['image'][:SHOWN]) for name in models}
   page.figure(
     'receptive_field',
     draw_fields(fields),
@@ -67,7 +70,7 @@ def parameters(model: EMO) -> int:
 def best_variables(page: engine.Report, name: str, state: engine.TrainState) -> dict[str, Any]:
   """The plain or the averaged variables, whichever the last evaluation found better."""
   final = page.final.get(name, {})
-  ema = state.ema is not None and final.get('test_ema/top1', 0.0) > final.get('test/top1', 0.0)
+  ema = state.ema is not None and final.get('test/ema_top1', 0.0) > final.get('test/top1', 0.0)
   return state.variables(ema)
 
 
@@ -77,14 +80,14 @@ def comparison(page: engine.Report, models: Mapping[str, EMO], states: Mapping[s
   rows, accuracy = [], {}
   for name, model in models.items():
     final = page.final.get(name, {})
-    accuracy[name] = max(final.get('test/top1', 0.0), final.get('test_ema/top1', 0.0))
+    accuracy[name] = max(final.get('test/top1', 0.0), final.get('test/ema_top1', 0.0))
     rows.append(
       [
         LABELS[name],
         parameters(model),
         macs(model, size, size).total,
         final.get('test/top1'),
-        final.get('test_ema/top1'),
+        final.get('test/ema_top1'),
         final.get('test/top5'),
       ]
     )
@@ -110,7 +113,7 @@ def curves(page: engine.Report, names: list[str]) -> Any:
     color = f'C{index}'
     left.plot(*page.history(name, 'loss'), color=color, label=LABELS[name])
     right.plot(*page.history(name, 'test/top1'), color=color, label=LABELS[name])
-    right.plot(*page.history(name, 'test_ema/top1'), color=color, linestyle='--')
+    right.plot(*page.history(name, 'test/ema_top1'), color=color, linestyle='--')
   left.set(xlabel='step', ylabel='training loss')
   right.set(xlabel='step', ylabel='test top-1', ylim=(0, 1))
   right.legend()
@@ -124,7 +127,7 @@ def to_display(images: np.ndarray) -> np.ndarray:
   return (images - low) / np.maximum(high - low, 1e-6)
 
 
-def predictions(batch: Mapping[str, np.ndarray], predicted: np.ndarray, count: int = 16) -> Any:
+def predictions(batch: Mapping[str, np.ndarray], predicted: np.ndarray, count: int = SHOWN) -> Any:
   """A grid of images titled 'predicted (true)'."""
   from matplotlib.figure import Figure
 
@@ -141,26 +144,23 @@ def predictions(batch: Mapping[str, np.ndarray], predicted: np.ndarray, count: i
   return figure
 
 
-def attention_maps(
-  model: EMO, variables: Mapping[str, Any], image: np.ndarray
-) -> tuple[np.ndarray, tuple[int, int]] | None:
+def attention_maps(model: EMO, sown: Mapping[str, Any], size: int) -> tuple[np.ndarray, tuple[int, int]] | None:
   """Attention of one query pixel over the map, from the last block of stage 3.
 
   Args:
     model: EMO with attention in stage 3; None is returned for another.
-    variables: of the model.
-    image: [1, height, width, 3].
+    sown: its intermediates for images of size x size pixels, of which the first is shown.
+    size: of the images.
 
   Returns:
     [heads, rows, columns] weights that sum to 1 for each head (but for padding), nonzero in the query's window only;
     and the (row, column) of the query, the middle token of window 0.
   """
-  _, sown = model.apply(variables, image, mutable=['intermediates'])
-  block = sown['intermediates'].get(f'stage3_block{model.depths[2] - 1}', {})
+  block = sown.get(f'stage3_block{model.depths[2] - 1}', {})
   if model.partition != 'grid' or 'attention_grid' not in block:
     return None
   weights = np.asarray(block['attention_grid'][0])[0]  # [windows, heads, tokens, tokens]
-  size = -(-image.shape[1] // 16)
+  size = -(-size // 16)
   side = model.windows[2] or size
   padded = -(-size // side) * side
   place = np.arange(padded * padded).reshape(1, padded, padded, 1)

@@ -1,9 +1,10 @@
 """What a run leaves behind while it works: metrics.jsonl, TensorBoard events, progress. Process 0 only."""
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -79,7 +80,7 @@ class Progress:
     self._stage, self._steps, self._batch_size = stage, steps, batch_size
     self._terminal = sys.stderr.isatty() and jax.process_index() == 0
     self._bar = tqdm(total=steps, initial=start, desc=stage, unit='step', disable=not self._terminal, leave=False)
-    self._first = self._clock = None
+    self._clock: float | None = None
     self._first_step = start
     self._told = 0.0
 
@@ -89,6 +90,14 @@ class Progress:
     if self._clock is None:
       self._clock, self._first_step = now, step
     self._bar.update(step - self._bar.n)
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """What happens inside is no training, and stays out of the rates."""
+    started = time.monotonic()
+    yield
+    if self._clock is not None:
+      self._clock += time.monotonic() - started
 
   def show(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
     """Shows the metrics of `step`; returns the rates measured since the first step of this process."""

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxpapers.engine import parallel
 from jaxpapers.engine.checkpoint import Checkpoints, check_config, workdir_path
 from jaxpapers.engine.config import from_json, to_json
-from jaxpapers.engine.errors import NonFiniteError, PreemptedError, UserError
+from jaxpapers.engine.errors import NonFiniteError, PreemptedError, UserError, suggest
 from jaxpapers.engine.experiment import Evaluation, Experiment, Stage, State, iterate
 from jaxpapers.engine.logs import MetricsLog, Progress, say
 from jaxpapers.engine.preemption import Preemption
@@ -129,6 +129,9 @@ def write_report(
 
 def _open_workdir(experiment: Experiment, config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
   path = workdir_path(workdir)
+  best, known = config.checkpoint.best, {e.name for stage in experiment.stages for e in stage.evaluations}
+  if best and best.split('/')[0] not in known:
+    raise UserError(f'config.checkpoint.best={best!r} names no evaluation of this experiment.{suggest(best, known)}')
   if (path / 'checkpoints' / IMPORTED).exists():
     raise UserError(f'{path} holds imported weights, not a run: start from them with --config.init_from={path}.')
   settings = path / 'config.json'
@@ -198,7 +201,7 @@ class _StageRun:
     restored = self.checkpoints.restore_latest(self.abstract, self.settings, warn=say)
     if restored is None:
       step, metrics, evaluated = 0, {}, set()
-      state = jax.jit(stage.init, out_shardings=self.shardings)(*self.init_arguments)
+      state = parallel.run_init(stage.init, self.init_arguments, self.shardings)
     else:
       state, meta = restored
       step, metrics, evaluated = meta['step'], meta['metrics'], set(meta['evaluated'])
@@ -224,7 +227,8 @@ class _StageRun:
         if due and not stopped:
           flush()
           try:
-            metrics = {**metrics, **self.evaluate(compiled.unwrap(state), due, preemption)}
+            with progress.paused():
+              metrics = {**metrics, **self.evaluate(compiled.unwrap(state), due, preemption)}
             evaluated |= {e.name for e in due}
             fresh = {k: v for k, v in metrics.items() if k.split('/')[0] in evaluated}
             log.write(stage.name, step, self.offset, fresh)
@@ -234,7 +238,8 @@ class _StageRun:
         if stopped or step == stage.steps or (step and step % self.save_every == 0) or (due and self.best):
           flush()
           meta = {'config': self.settings, 'stage': stage.name, 'evaluated': sorted(evaluated)}
-          self.checkpoints.save(step, compiled.unwrap(state), meta, metrics)
+          with progress.paused():
+            self.checkpoints.save(step, compiled.unwrap(state), meta, metrics)
         if stopped:
           self.checkpoints.wait()
           raise PreemptedError(

@@ -211,9 +211,26 @@ def compile_step(parallel: str, step: Callable, shardings: PyTree, mesh: Mesh, k
   return {'jit': JitStep, 'pmap': PmapStep}[parallel](step, shardings, mesh, key)
 
 
+def run_init(init: Callable, arguments: tuple, shardings: PyTree) -> State:
+  """`init(*arguments)`, compiled for the shardings.
+
+  It runs once: on CPU, where compiling it would take longer than running it, it is compiled without optimisation.
+  """
+  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  return jax.jit(init, out_shardings=shardings, compiler_options=options)(*arguments)
+
+
 def abstract_state(init: Callable, arguments: tuple, rules: ShardingRules, mesh: Mesh) -> tuple[State, PyTree]:
-  """Shapes, dtypes and shardings of `init(*arguments)`, without running it; and the shardings alone."""
-  abstract = jax.eval_shape(init, *arguments)
+  """Shapes, dtypes and shardings of `init(*arguments)`, without running it; and the shardings alone.
+
+  Raises:
+    UserError: if the model's settings do not fit each other or the batch.
+  """
+  try:
+    abstract = jax.eval_shape(init, *arguments)
+  except ValueError as error:
+    # Model code knows no UserError: it says in a ValueError what does not fit.
+    raise UserError(str(error).splitlines()[0]) from error
   shardings = state_shardings(abstract, rules, mesh)
   abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   return abstract, shardings

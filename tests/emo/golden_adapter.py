@@ -14,6 +14,7 @@ from jaxpapers.emo import EMO, VARIANTS, official, recipe
 from jaxpapers.emo.block import IRMB
 from jaxpapers.emo.model import Stem
 from jaxpapers.engine import supervised
+from jaxpapers.ops.classification import cross_entropy
 from tests.golden import Check, UnknownKindError, dispatch, group, load
 
 Data = dict[str, np.ndarray]
@@ -210,7 +211,7 @@ def train(data: Data, meta: Meta) -> Iterable[Check]:
 
   def loss_at_start(params):
     outputs, _ = model.apply({'params': params, **stats}, images[0], train=True, mutable=['batch_stats'])
-    return recipe.smoothed_cross_entropy(outputs, labels[0], smoothing).mean(), outputs
+    return cross_entropy(outputs, labels[0], smoothing).mean(), outputs
 
   gradients, logits = jax.jit(jax.grad(loss_at_start, has_aux=True))(variables['params'])
   if 'output/train_logits_step0' in data:

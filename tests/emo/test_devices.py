@@ -11,7 +11,7 @@ import pytest
 from tests.engine.toy import final_arrays
 
 ROOT = Path(__file__).parent.parent.parent
-SETTINGS = ('baseline=False', 'train.steps=5', 'train.eval_every=0', 'train.ema_decay=0.0', 'model.depths=(1,1,2,1)')
+SETTINGS = ('train.steps=5', 'train.eval_every=0', 'train.ema_decay=0.0', 'model.depths=(1,1,2,1)')
 # Adam turns the rounding noise of gradients that are truly zero into steps: the stem's bias (batch norm follows), and
 # the keys' half of the bias of q and k. The stem's running mean follows its bias.
 ARBITRARY = ('stem/conv/bias', 'qk/bias', 'stem/norm/mean', 'opt_state')

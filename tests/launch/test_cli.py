@@ -33,9 +33,9 @@ def assert_one_sentence(process, *words, code=errors.EXIT_SETTINGS):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A finished run of emo:test."""
+  """A finished run of emo:test, with its baseline."""
   workdir = tmp_path_factory.mktemp('emo') / 'run'
-  process = launch('train', CONFIG, f'--workdir={workdir}')
+  process = launch('train', CONFIG, f'--workdir={workdir}', '--config.baseline=True')
   assert process.returncode == 0, process.stdout + process.stderr
   return workdir, process.stdout
 
@@ -115,7 +115,8 @@ def test_evaluate_of_no_workdir(tmp_path):
 
 def test_resuming_under_other_settings_is_refused(trained):
   workdir, _ = trained
-  process = launch('train', CONFIG, f'--workdir={workdir}', '--config.model.widths=(8,8,24,16)')
+  arguments = ['--config.baseline=True', '--config.model.widths=(8,8,24,16)']
+  process = launch('train', CONFIG, f'--workdir={workdir}', *arguments)
   assert_one_sentence(process, 'config.model.widths', '[8, 8, 16, 16]', '[8, 8, 24, 16]')
 
 
