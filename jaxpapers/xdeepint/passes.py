@@ -12,9 +12,10 @@ import numpy as np
 from jaxpapers.engine.errors import UserError
 from jaxpapers.xdeepint.columns import Encoding, numbers
 from jaxpapers.xdeepint.formats import Format, open_text, parse
+from jaxpapers.xdeepint.keys import KeyColumns, KeyIndex, LevelCounts, map_distinct, texts_of
 
 CHUNK_BYTES = 64 << 20
-PART_BYTES = 256 << 10
+PART_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _hash(index: np.ndarray, seed: int) -> np.ndarray:
 
 @dataclasses.dataclass
 class Task:
-  """What a worker needs: it is sent once, by `_set_task`."""
+  """What a worker needs, sent once, by `_set_task`; and what it has made of it (`indices`)."""
 
   layout: Format
   split_rule: str
@@ -137,6 +138,7 @@ class Task:
   seed: int
   skip_bad: bool
   encodings: list[Encoding] | None = None
+  indices: dict[str, KeyIndex] = dataclasses.field(default_factory=dict)
 
 
 _TASK: Task | None = None
@@ -182,22 +184,45 @@ def _good_columns(chunk: Chunk, task: Task) -> tuple[Mapping[str, Sequence[bytes
     return columns_of([lines[i] for i in good]), chunk.row + np.asarray(good, np.int64), len(lines) - len(good)
 
 
+def _checked_keys(part: Chunk, task: Task) -> KeyColumns | None:
+  """Columns of a piece as keys, numbers checked; None sends it through `_good_columns`, which names what is bad."""
+  columns = KeyColumns.read(part.text, task.layout)
+  if columns is None:
+    return None
+  try:
+    for column in task.layout.columns:
+      if column.numeric:
+        texts = texts_of(np.unique(columns[column.name]))
+        numbers(texts, column.name, 0.0) if column.counted else Encoding(column)(texts)
+  except ValueError:
+    return None
+  return columns
+
+
 def count(chunk: Chunk) -> tuple[list[int], list[int], int, dict[str, Counter]]:
   """Pass 1 on a chunk: (rows per split, positives per split, bad lines, counts of the training rows by field)."""
   task = _TASK
   rows, positives, bad = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
-  counts: dict[str, Counter] = {c.name: Counter() for c in task.layout.columns if c.counted}
+  counts = {c.name: LevelCounts() for c in task.layout.columns if c.counted}
   for part in chunk.parts():
-    columns, index, skipped = _good_columns(part, task)
+    keys = _checked_keys(part, task)
+    if keys is not None:
+      index, labels, skipped = part.row + np.arange(keys.rows), keys.labels, 0
+    else:
+      columns, index, skipped = _good_columns(part, task)
+      labels = np.fromiter(map(int, columns[task.layout.label]), np.int64, len(index))
     split = splitter(task.split_rule, task.rows, task.seed)(index, chunk.part)
-    labels = np.fromiter(map(int, columns[task.layout.label]), np.int64, len(index))
     rows += np.bincount(split, minlength=3)
     positives += np.bincount(split[labels == 1], minlength=3)
     bad += skipped
-    mask = (split == 0).tolist()
+    train = split == 0
+    mask = train.tolist() if keys is None else []
     for name, counter in counts.items():
-      counter.update(itertools.compress(columns[name], mask))
-  return rows.tolist(), positives.tolist(), bad, counts
+      if keys is not None:
+        counter.add_keys(keys[name][train])
+      else:
+        counter.add_texts(itertools.compress(columns[name], mask))
+  return rows.tolist(), positives.tolist(), bad, {name: counter.result() for name, counter in counts.items()}
 
 
 def encode(chunk: Chunk) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -205,14 +230,26 @@ def encode(chunk: Chunk) -> list[tuple[np.ndarray, np.ndarray]]:
   task = _TASK
   parts = []
   for part in chunk.parts():
-    columns, index, _ = _good_columns(part, task)
-    ids = np.empty((len(index), len(task.encodings)), np.int32)
-    for place, encoding in enumerate(task.encodings):
-      ids[:, place] = encoding(columns[encoding.column.name])
-    labels = np.fromiter(map(int, columns[task.layout.label]), np.uint8, len(index))
-    parts.append((splitter(task.split_rule, task.rows, task.seed)(index, chunk.part), ids, labels))
+    keys = _checked_keys(part, task) if task.skip_bad else KeyColumns.read(part.text, task.layout)
+    if keys is not None:
+      index, labels = part.row + np.arange(keys.rows), keys.labels
+      columns = [_encode_keys(keys[e.column.name], e, task) for e in task.encodings]
+    else:
+      texts, index, _ = _good_columns(part, task)
+      labels = np.fromiter(map(int, texts[task.layout.label]), np.uint8, len(index))
+      columns = [encoding(texts[encoding.column.name]) for encoding in task.encodings]
+    split = splitter(task.split_rule, task.rows, task.seed)(index, chunk.part)
+    parts.append((split, np.stack(columns, axis=1), labels))
   split, ids, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
   return [(ids[split == s], labels[split == s]) for s in range(3)]
+
+
+def _encode_keys(keys: np.ndarray, encoding: Encoding, task: Task) -> np.ndarray:
+  if encoding.column.numeric:
+    return map_distinct(keys, encoding)
+  if encoding.column.name not in task.indices:
+    task.indices[encoding.column.name] = KeyIndex(encoding)
+  return task.indices[encoding.column.name](keys)
 
 
 def ordered_map(function: Callable, items: Iterable, task: Task, workers: int) -> Iterator:

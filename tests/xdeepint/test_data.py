@@ -15,6 +15,7 @@ from jaxpapers.data import ArraySource
 from jaxpapers.engine import UserError
 from jaxpapers.xdeepint import adult, data, formats, prepare
 from jaxpapers.xdeepint.columns import Column, Encoding, RecordEncoder, make_encoding
+from jaxpapers.xdeepint.keys import KeyColumns
 from jaxpapers.xdeepint.passes import splitter
 from jaxpapers.xdeepint.shards import EpochBatches, ShardSource, StackedBatches, encodings_of
 from jaxpapers.xdeepint.transforms import log_square_bin, quantile_bin, quantile_edges
@@ -60,6 +61,22 @@ def test_workers_and_chunks_do_not_change_a_byte(tmp_path):
   other = contents(run(tmp_path, 'large', text, chunk_bytes=1 << 20))
   assert {k: v for k, v in other.items() if k != 'plan.json'} == {k: v for k, v in one.items() if k != 'plan.json'}
   assert sum(name.startswith('train/ids') for name in one) == 4
+
+
+def test_short_values_are_read_as_numbers_with_the_same_result(tmp_path):
+  text = criteo_text()
+  assert KeyColumns.read(text[:-1], formats.criteo()) is not None
+  quick = contents(run(tmp_path, 'quick', text))
+  # Carriage returns, or one long value in a column, send a piece through the general reader.
+  slow = contents(run(tmp_path, 'slow', text.replace(b'\n', b'\r\n')))
+  names = [name for name in quick if name.endswith(('npy', 'txt'))]
+  assert len(names) > 30 and all(slow[name] == quick[name] for name in names)
+  first, rest = text.split(b'\n', 1)
+  long = b'\t'.join([*first.split(b'\t')[:-1], b'a-very-long-level']) + b'\n' + rest
+  assert KeyColumns.read(long[:-1], formats.criteo()) is None
+  mixed = run(tmp_path, 'mixed', long)
+  assert (mixed / 'vocab' / 'C5.txt').read_bytes() == quick['vocab/C5.txt']
+  assert ShardSource(mixed, 'train').gather(np.arange(1))['ids'][0, -1] == -1
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path):
