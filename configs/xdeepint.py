@@ -76,7 +76,7 @@ def _test(config):
   config.seeds = 2
   config.model.update({'embedding_size': 4, 'layers': 2, 'sub_spaces': 2})
   config.data.update({'batch_size': 4096, 'epochs': 1})
-  config.baselines = ('lr', 'dcnv2')
+  config.baselines = ('lr',)
   config.baseline_epochs = 1
   config.path = (1.0, 30.0)
   config.path_epochs = 1

@@ -84,14 +84,19 @@ def forward(data: dict, meta: dict) -> Iterable[Check]:
   embeddings.check_ids(ids, fields)
   batch = {'label': jnp.asarray(data['input/label']), 'weight': jnp.ones(len(ids))}
 
-  def objective(variables):
-    return summed_loss(model.apply(variables, ids), batch)
+  @jax.jit
+  def outputs(variables):
+    def objective(variables):
+      logits = model.apply(variables, ids)
+      return summed_loss(logits, batch), logits
 
-  loss, grads = jax.value_and_grad(objective)(variables)
-  weights = variables['params']
-  x0 = take_rows(weights['embedding']['table'], global_ids(jnp.asarray(ids), fields))
-  block = pin(x0, weights['pin']['kernels'], sub_spaces, activation(meta['activation']), output=output)
-  logits = model.apply(variables, ids)
+    (loss, logits), grads = jax.value_and_grad(objective, has_aux=True)(variables)
+    weights = variables['params']
+    x0 = take_rows(weights['embedding']['table'], global_ids(jnp.asarray(ids), fields))
+    block = pin(x0, weights['pin']['kernels'], sub_spaces, activation(meta['activation']), output=output)
+    return loss, logits, grads, x0, block
+
+  loss, logits, grads, x0, block = outputs(variables)
   order = [names.index(name) for name in meta['field_order']]
   block = np.asarray(block).reshape(len(ids), -1, len(names), x0.shape[2])[:, :, order].reshape(block.shape)
   want = group(data, 'output')
@@ -178,7 +183,7 @@ def trainer(fields: Fields, model: XDeepInt, variables: dict, first_ids: np.ndar
   """(state at the official start, compiled step): the step that `row_sparse` gives to training."""
   training = row_sparse(fields, model.size, model.pin, options(meta['gftrl']), dense_optimizer(meta['ftrl']))
   batch = {'ids': jnp.asarray(first_ids), 'label': jnp.zeros(len(first_ids)), 'weight': jnp.ones(len(first_ids))}
-  state = training.init(jax.random.key(0), batch, {})
+  state = jax.jit(training.init)(jax.random.key(0), batch, {})
   params = dict(variables['params'])
   table = first_projection(params['embedding']['table'], global_ids(batch['ids'], fields))
   params['embedding'] = {'table': table}
@@ -223,7 +228,7 @@ def adult_one_epoch(data: dict, meta: dict) -> Iterable[Check]:
   for name, want in group(data, 'output/param').items():
     yield Check(name, official.export_official(state.params, fields)[name], want, 1e-4, relative=True)
   for number, name in ((1, 'valid'), (2, 'test')):
-    logits = model.apply({'params': state.params}, ids[split == number])
+    logits = jax.jit(model.apply)({'params': state.params}, ids[split == number])
     yield Check(f'{name}_prob', jax.nn.sigmoid(logits), data[f'output/{name}_prob'], 1e-4)
   test = labels[split == 2]
   yield Check('test_auc', metrics.auc(test, np.asarray(logits)), meta['test_auc'], 1e-4)

@@ -141,9 +141,9 @@ def test_imported_weights_are_the_starting_point():
     return {'params': {**variables['params'], 'embedding': {'table': jnp.asarray(table)}}}
 
   training = row_sparse(FIELDS, 4, HEAD, OPTIONS, ftrl(), start=start)
-  state = training.init(jax.random.key(0), batch(0), {})
+  state = jax.jit(training.init)(jax.random.key(0), batch(0), {})
   np.testing.assert_allclose(weights_table(state.replace(params={'embedding': {}}), OPTIONS), table, rtol=1e-5)
-  state, _ = training.step(state, batch(0), jax.random.key(0))
+  state, _ = jax.jit(training.step)(state, batch(0), jax.random.key(0))
   touched = np.unique(np.asarray(global_ids(jnp.asarray(batch(0)['ids']), FIELDS)))
   others = np.setdiff1d(np.arange(FIELDS.rows), touched)
   np.testing.assert_array_equal(state.params['embedding']['table'][others], table[others])
@@ -244,8 +244,8 @@ def test_sharded_tables_equal_one_device():
     from jaxpapers.xdeepint.optimizers import ftrl
     from tests.xdeepint.test_training import FIELDS, HEAD, OPTIONS, batch, train
     mesh = parallel.make_mesh({'data': 2, 'model': 2})
+    single, _ = train(row_sparse(FIELDS, 4, HEAD, OPTIONS, ftrl()), 20)
     for stored in (True, False):
-      single, _ = train(row_sparse(FIELDS, 4, HEAD, OPTIONS, ftrl(), store_weights=stored), 20)
       training = row_sparse(FIELDS, 4, HEAD, OPTIONS, ftrl(), store_weights=stored, mesh=mesh)
       first = parallel.global_batch(batch(0), mesh)
       arguments = (jax.random.key(0), first, {})
@@ -259,16 +259,16 @@ def test_sharded_tables_equal_one_device():
       got, want = (np.asarray(weights_table(s, OPTIONS)) for s in (state, single))
       assert np.array_equal(np.any(got, 1), np.any(want, 1)) and np.any(want)
       print('difference', np.max(np.abs(got - want)) / np.max(np.abs(want)))
-      logits = [
-        jax.jit(xdeepint_logits(FIELDS, HEAD, OPTIONS, m))(s, b)
-        for s, m, b in ((single, None, batch(3)['ids']), (state, mesh, parallel.global_batch(batch(3), mesh)['ids']))
-      ]
-      print('difference', np.max(np.abs(np.asarray(logits[0]) - np.asarray(logits[1]))))
+    logits = [
+      jax.jit(xdeepint_logits(FIELDS, HEAD, OPTIONS, m))(s, b)
+      for s, m, b in ((single, None, batch(3)['ids']), (state, mesh, parallel.global_batch(batch(3), mesh)['ids']))
+    ]
+    print('difference', np.max(np.abs(np.asarray(logits[0]) - np.asarray(logits[1]))))
     """,
     4,
   )
   differences = [float(line.split()[1]) for line in out.splitlines() if line.startswith('difference')]
-  assert len(differences) == 4 and max(differences) < 1e-6, differences
+  assert len(differences) == 3 and max(differences) < 1e-6, differences
 
 
 def test_pmap_sums_gradients_before_they_are_squared():
@@ -303,7 +303,7 @@ def test_the_test_variant_runs_from_end_to_end(tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
   assert done.returncode == 0, done.stderr[-3000:]
   final = json.loads((tmp_path / 'run' / 'report' / 'results.json').read_text())['final']
-  assert set(final) == {'xdeepint', 'lr', 'dcnv2', 'path'}
+  assert set(final) == {'xdeepint', 'lr', 'path'}
   assert final['xdeepint']['test/auc'] > 0.85
   assert final['path']['tables/zero_seen_30'] > final['path']['tables/zero_seen_1']
   pictures = {p.stem for p in (tmp_path / 'run' / 'report').glob('*.png')}
