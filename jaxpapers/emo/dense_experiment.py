@@ -237,7 +237,7 @@ def starting_point(workdir: str) -> Callable | None:
   """
   if not workdir:
     return None
-  loaded = engine.load_variables(workdir)
+  loaded = engine.load_variables(workdir, prefer=['dense', 'emo'])
   if 'backbone' not in loaded['params']:
     loaded = {
       collection: {'backbone': {name: leaf for name, leaf in tree.items() if name not in CLASSIFIER}}

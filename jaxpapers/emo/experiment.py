@@ -24,6 +24,10 @@ def experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
     from jaxpapers.emo import dense_experiment
 
     return dense_experiment.experiment(config)
+  if config.baseline and config.init_from:
+    raise engine.UserError(
+      'config.init_from has no weights for the baseline without attention: add --config.baseline=False.'
+    )
   train, test, classes = datasets(config)
   names = {'emo': True, 'no_attention': False} if config.baseline else {'emo': True}
   models = {name: build_model(config, classes, attention) for name, attention in names.items()}
@@ -138,7 +142,7 @@ def starting_point(workdir: str) -> Callable | None:
   """Variables of `workdir` in place of the initial ones; a classifier of another size starts anew."""
   if not workdir:
     return None
-  loaded = engine.load_variables(workdir)
+  loaded = engine.load_variables(workdir, prefer=['emo'])
   return lambda initial: engine.merge_variables(initial, loaded, allow_missing=['^params/head/'])
 
 

@@ -38,12 +38,13 @@ def save_variables(workdir: str, config: Any, variables: Mapping[str, PyTree]) -
   checkpoints.close()
 
 
-def load_variables(workdir: str, stage: str = '', ema: bool | None = None) -> dict[str, PyTree]:
+def load_variables(workdir: str, prefer: Sequence[str] = (), ema: bool | None = None) -> dict[str, PyTree]:
   """Variables {'params': ..., 'batch_stats': ..., ...} of a workdir, as numpy arrays.
 
   Args:
     workdir: written by training or by `launch/import_weights.py`.
-    stage: which stage; by default the imported weights if any, else the newest stage trained there.
+    prefer: stages to look for, in this order; where there is none of them, the imported weights if any, else the stage
+      that the run reached last.
     ema: take the moving average; by default where one was kept.
 
   Raises:
@@ -53,17 +54,15 @@ def load_variables(workdir: str, stage: str = '', ema: bool | None = None) -> di
   root = path / 'checkpoints'
   if not root.exists():
     raise UserError(f'{path} holds no checkpoints: name a workdir that training or import_weights wrote.')
-  stages = [p.name for p in root.iterdir() if p.is_dir()]
   with_steps = {}
-  for name in [stage] if stage else stages:
-    if name not in stages:
-      raise UserError(f'{path} has no stage {name!r}; it has: {", ".join(sorted(stages))}.')
-    found = [int(p.name) for p in (root / name).iterdir() if p.name.isdigit()]
+  for folder in root.iterdir():
+    found = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     if found:
-      with_steps[name] = max(found)
+      with_steps[folder.name] = max(found)
   if not with_steps:
     raise UserError(f'{path} holds no complete checkpoint.')
-  name = IMPORTED if IMPORTED in with_steps else _last(path, list(with_steps))
+  wanted = [stage for stage in (*prefer, IMPORTED) if stage in with_steps]
+  name = wanted[0] if wanted else _last(path, list(with_steps))
   checkpoints = Checkpoints(root / name)
   state, _ = checkpoints.restore_raw(with_steps[name])
   checkpoints.close()
