@@ -266,8 +266,8 @@ def shapes_detection() -> ml_collections.ConfigDict:
   config.model = small_model()
   config.baselines = True
   config.data.update(dict(name='shapes', size=(64, 64), train_images=4096, test_images=512))
-  config.train.update(dict(steps=500, batch_size=32, test_batch_size=64, eval_every=250, ema_decay=0.98))
-  config.optimizer.update(dict(learning_rate=4e-3, warmup_steps=50))
+  config.train.update(dict(steps=1200, batch_size=8, test_batch_size=64, eval_every=600, ema_decay=0.99))
+  config.optimizer.update(dict(learning_rate=1e-2, warmup_steps=50))
   config.checkpoint.best = 'test/AP50'
   return config
 
@@ -278,14 +278,15 @@ def shapes_segmentation() -> ml_collections.ConfigDict:
   config.model = small_model()
   config.baselines = True
   config.data.update(dict(name='shapes', size=(64, 64), train_images=4096, test_images=512))
-  config.train.update(dict(steps=500, batch_size=32, test_batch_size=64, eval_every=250, ema_decay=0.98))
-  config.optimizer.update(dict(learning_rate=4e-3, warmup_steps=50))
+  config.train.update(dict(steps=1500, batch_size=8, test_batch_size=64, eval_every=750, ema_decay=0.99))
+  config.optimizer.update(dict(learning_rate=1.5e-2, warmup_steps=50))
   return config
 
 
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A shapes variant in a few seconds, for tests."""
   config.variant += '_test'
+  config.baselines = False
   config.model.update(dict(depths=(1, 1, 2, 1), widths=(8, 8, 16, 16)))
   config.data.update(dict(train_images=32, test_images=13))
   config.train.update(dict(steps=4, batch_size=8, test_batch_size=8, eval_every=2))
