@@ -119,7 +119,7 @@ def _main(config, fields, options, mesh, axis) -> Supervised:
   """Training of xDeepInt, over `config.seeds` replicas."""
   start = None
   if config.init_from:
-    loaded = load_variables(config.init_from)
+    loaded = load_variables(config.init_from, prefer=['xdeepint'])
 
     def start(variables):
       return merge_variables(variables, loaded)
