@@ -32,8 +32,8 @@ WHOLE_BACKBONE = 4
 def experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
   """One stage that trains the whole model and, with `config.baselines`, the two that it has to beat.
 
-  The baselines are the model before training ('untrained') and heads trained on a backbone that keeps its random
-  initial weights ('frozen_backbone').
+  The baselines are the model before training ('untrained') and neck and head trained on a backbone that keeps its
+  random initial weights while its batch norms adapt ('frozen_backbone').
   """
   _check(config)
   sets = dense_datasets.datasets(config)
@@ -61,13 +61,13 @@ class Parts(NamedTuple):
   """What a task brings.
 
   Attributes:
-    model: frozen stages -> model.
+    model: what is trained.
     loss: (outputs, batch) -> (scalar, metrics).
     evaluation: () -> an evaluation with its own memory of the last result.
     report: (page, evaluations by stage, states, sets) -> None.
   """
 
-  model: Callable[[int], Any]
+  model: Any
   loss: Callable
   evaluation: Callable[[], DetectionEvaluation | SegmentationEvaluation]
   report: Callable
@@ -86,9 +86,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def build_model(config: ml_collections.ConfigDict, classes: int, frozen_stages: int) -> Any:
-  """The detector or segmenter of `config`, with stages 0..`frozen_stages` of the backbone frozen."""
-  backbone = build_backbone(config, 0, True).clone(frozen_stages=frozen_stages, norm_eval=config.norm_eval)
+def build_model(config: ml_collections.ConfigDict, classes: int) -> Any:
+  """The detector or segmenter of `config`."""
+  backbone = build_backbone(config, 0, True).clone(frozen_stages=config.frozen_stages, norm_eval=config.norm_eval)
   head = config.head
   if head.name == 'ssdlite':
     return detection.ssdlite(backbone, classes, tuple(head.extra_widths), tuple(head.stages))
@@ -101,7 +101,7 @@ def build_model(config: ml_collections.ConfigDict, classes: int, frozen_stages: 
 def import_variables(config: ml_collections.ConfigDict, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Official weights of a detector or segmenter as variables of the model that `config` describes."""
   _check(config)
-  return import_dense(state, build_model(config, dense_datasets.num_classes(config), config.frozen_stages))
+  return import_dense(state, build_model(config, dense_datasets.num_classes(config)))
 
 
 def prepare(image: jax.Array) -> jax.Array:
@@ -124,7 +124,7 @@ def detection_parts(config: ml_collections.ConfigDict, sets: dense_datasets.Data
   classes = len(sets.names)
   family = {'ssdlite': targets_of.SSDLITE, 'retinanet': targets_of.RETINANET}[config.head.name]
   anchors = anchors_of(config)
-  model = build_model(config, classes, config.frozen_stages)
+  model = build_model(config, classes)
 
   def loss(output: detection.HeadOutput, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
     targets = family.targets(
@@ -141,7 +141,7 @@ def detection_parts(config: ml_collections.ConfigDict, sets: dense_datasets.Data
 
   step = detection_step(detect, bool(config.train.ema_decay))
   return Parts(
-    lambda frozen: build_model(config, classes, frozen),
+    model,
     loss,
     lambda: DetectionEvaluation(step, sets.test, sets.names),
     dense_report.detection,
@@ -152,7 +152,7 @@ def segmentation_parts(config: ml_collections.ConfigDict, sets: dense_datasets.D
   """Loss and evaluation of a segmenter."""
   classes = len(sets.names)
   averaged = bool(config.train.ema_decay)
-  model = build_model(config, classes, config.frozen_stages)
+  model = build_model(config, classes)
 
   def loss(
     output: segmentation.SegmentationOutput, batch: Mapping[str, jax.Array]
@@ -172,7 +172,7 @@ def segmentation_parts(config: ml_collections.ConfigDict, sets: dense_datasets.D
 
   step = segmentation_step(logits, classes, averaged, on_host=sets.read_label is not None)
   return Parts(
-    lambda frozen: build_model(config, classes, frozen),
+    model,
     loss,
     lambda: SegmentationEvaluation(step, sets.test, sets.names, sets.read_label),
     functools.partial(dense_report.segmentation, predict=predict),
@@ -180,10 +180,10 @@ def segmentation_parts(config: ml_collections.ConfigDict, sets: dense_datasets.D
 
 
 def training(config: ml_collections.ConfigDict, parts: Parts, frozen_stages: int, init_from: str) -> engine.Supervised:
-  """Initialisation and step by the recipe in `config`, with stages 0..`frozen_stages` of the backbone frozen."""
+  """Initialisation and step by the recipe in `config`; weights of stages 0..`frozen_stages` do not change."""
   settings = config.train
   return engine.supervised(
-    parts.model(frozen_stages),
+    parts.model,
     parts.loss,
     optimizer(config),
     inputs=lambda batch: (prepare(batch['image']),),

@@ -18,7 +18,7 @@ def template(variant):
   """The variant's heads on a small backbone."""
   config = configs.get_config(variant)
   config.model = configs.get_config('shapes_detection_test').model
-  model = dense_experiment.build_model(config, 7, config.frozen_stages)
+  model = dense_experiment.build_model(config, 7)
   return config, model, official.shapes(model, jnp.zeros((1, 64, 64, 3)))
 
 
@@ -97,7 +97,7 @@ def test_frozen_leaves():
 def test_a_classifier_gives_its_backbone_and_new_leaves_are_reported(tmp_path, capsys):
   config = configs.get_config('shapes_segmentation_test')
   classifier = configs.get_config('test')
-  model = dense_experiment.build_model(config, 9, -1)
+  model = dense_experiment.build_model(config, 9)
   image = jnp.zeros((1, 64, 64, 3))
   variables = jax.tree.map(lambda x: np.ones(x.shape), official.shapes(model.backbone.clone(num_classes=4), image))
   weights.save_variables(str(tmp_path / 'classifier'), classifier, variables)
@@ -108,7 +108,7 @@ def test_a_classifier_gives_its_backbone_and_new_leaves_are_reported(tmp_path, c
   assert 'leaves are new' in said and 'params/head/classify/conv/kernel' in said and 'backbone' not in said
   for path, leaf in jax.tree_util.tree_leaves_with_path(merged):
     assert np.all(leaf == ('/backbone/' in path_name(path)))
-  wider = dense_experiment.build_model(configs.get_config('shapes_segmentation'), 9, -1)
+  wider = dense_experiment.build_model(configs.get_config('shapes_segmentation'), 9)
   with pytest.raises(engine.UserError, match='do not fit this model'):
     start(official.shapes(wider, image))
 
