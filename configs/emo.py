@@ -252,7 +252,10 @@ def ade20k_semfpn() -> ml_collections.ConfigDict:
 
 
 def shapes_detection() -> ml_collections.ConfigDict:
-  """SSDLite on coloured shapes over photographs, no download; with both baselines about 2 minutes on 2 cores."""
+  """SSDLite on coloured shapes over photographs, no download; with both baselines about 2 minutes on 2 cores.
+
+  AP50 0.90, AP 0.68; 0.06 for the same head on a frozen random backbone.
+  """
   config = dense(
     'shapes_detection',
     'detection',
@@ -273,7 +276,10 @@ def shapes_detection() -> ml_collections.ConfigDict:
 
 
 def shapes_segmentation() -> ml_collections.ConfigDict:
-  """Semantic FPN on coloured shapes over photographs, no download; with both baselines about 2 minutes on 2 cores."""
+  """Semantic FPN on coloured shapes over photographs, no download; with both baselines about 2 minutes on 2 cores.
+
+  Mean IoU 0.79 over background and eight kinds; 0.20 for the same head on a frozen random backbone.
+  """
   config = dense('shapes_segmentation', 'segmentation', 'semantic_fpn', width=32, scale_width=32, auxiliary=False)
   config.model = small_model()
   config.baselines = True

@@ -267,7 +267,8 @@ def draw_masks(images: np.ndarray, truth: np.ndarray | None, predicted: np.ndarr
   axes = figure.subplots(len(rows), len(images), squeeze=False)
   for row, labels in enumerate(rows):
     for i, axis in enumerate(axes[row]):
-      axis.imshow(images[i])
+      # Grey below the masks, so that their colours are those of the classes.
+      axis.imshow(images[i] if labels is None else images[i].mean(axis=-1), cmap='gray')
       axis.axis('off')
       if labels is not None:
         ignored = labels[i] == segmentation_ops.IGNORE

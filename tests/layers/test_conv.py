@@ -111,6 +111,9 @@ def test_second_order_gradients_and_vmap():
     (5, 1, 1, 1, 1),
     (5, 1, 2, 1, 2),
     (6, 3, 1, 1, 2),
+    (6, 3, 1, 6, 1),
+    (6, 3, 1, 5, 1),
+    (5, 3, 2, 7, 2),
   ],
 )
 def test_conv_equals_the_native_convolution(size, kernel_size, stride, dilation, groups):
