@@ -175,6 +175,10 @@ def detection_source(name: str, split: str, data_dir: str, bad_annotations: str 
   if name == 'coco':
     return TfdsCoco(split, data_dir)
   if name == 'coco_folder':
+    if not data_dir:
+      raise UserError(
+        'Set --config.data.dir=FOLDER to COCO 2017: train2017/, val2017/ and annotations/ from https://cocodataset.org.'
+      )
     folder = {'train': 'train2017', 'validation': 'val2017'}[split]
     annotations = os.path.join(data_dir, 'annotations', f'instances_{folder}.json')
     # Images without boxes have nothing to learn from, but count in evaluation.
@@ -189,6 +193,11 @@ def segmentation_source(name: str, split: str, data_dir: str) -> DenseSource:
     UserError: for an unknown name, or a missing or damaged set.
   """
   if name == 'ade20k_folder':
+    if not data_dir:
+      raise UserError(
+        'Set --config.data.dir=FOLDER to ADE20K: images/ and annotations/ as in ADEChallengeData2016.zip of '
+        'http://sceneparsing.csail.mit.edu.'
+      )
     return AdeFolder(data_dir, {'train': 'training', 'validation': 'validation'}[split])
   if name == 'scene_parse150':
     return TfdsScenes({'train': 'train', 'validation': 'test'}[split], data_dir)

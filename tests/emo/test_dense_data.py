@@ -107,6 +107,9 @@ def test_unknown_sets_suggest_the_right_name():
     dense_data.detection_source('coco_foldr', 'train', '')
   with pytest.raises(UserError, match="Did you mean 'ade20k_folder'"):
     dense_data.segmentation_source('ade20k', 'train', '')
+  for read, name in ((dense_data.detection_source, 'coco_folder'), (dense_data.segmentation_source, 'ade20k_folder')):
+    with pytest.raises(UserError, match='Set --config.data.dir=FOLDER'):
+      read(name, 'train', '')
 
 
 def write_coco(root):
