@@ -1,7 +1,7 @@
 """Datasets of detection and segmentation: COCO and ADE20K, as folders and from TFDS."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,7 +136,7 @@ class TfdsCoco:
     """See DenseSource."""
     example = self._source[index]
     image = np.asarray(example['image'])
-    objects = columns(example['objects'])
+    objects = example['objects']
     height, width = image.shape[:2]
     boxes = np.asarray(objects['bbox'], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
     boxes = boxes * np.asarray([width, height, width, height], np.float32)
@@ -151,13 +151,6 @@ class TfdsCoco:
       'crowd': np.asarray(objects['is_crowd'], bool),
       'area': np.asarray(objects['area'], np.float32),
     }
-
-
-def columns(objects: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-  """Objects as {field: array}, however TFDS hands them out (a mapping of arrays, or a sequence of mappings)."""
-  if isinstance(objects, Mapping):
-    return objects
-  return {key: [entry[key] for entry in objects] for key in ('bbox', 'label', 'is_crowd', 'area')}
 
 
 def detection_source(name: str, split: str, data_dir: str, bad_annotations: str = 'error') -> DenseSource:
