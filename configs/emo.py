@@ -36,7 +36,7 @@ def small_model() -> ml_collections.ConfigDict:
       widths=(16, 24, 32, 48),
       expansions=(2.0, 2.5, 3.0, 3.5),
       head_widths=(8, 8, 8, 8),
-      windows=(2, 2, 4, 2),
+      windows=(2, 2, 2, 2),
       kernel_sizes=(3, 3, 3, 3),  # 5 would cover all of the 4-pixel map without attention
       stem_width=16,
       drop_path=0.0,
@@ -63,7 +63,7 @@ def default() -> ml_collections.ConfigDict:
   config.baseline = True  # a second stage: the same budget with attention off
   config.data.update(dict(name='digits', task='pair', image_size=64, train_size=8192, test_size=2048))
   config.train = ml_collections.ConfigDict(
-    dict(steps=400, batch_size=64, accumulate=1, eval_every=100, clip_norm=5.0, label_smoothing=0.1, ema_decay=0.98)
+    dict(steps=350, batch_size=64, accumulate=1, eval_every=175, clip_norm=5.0, label_smoothing=0.1, ema_decay=0.98)
   )
   config.optimizer = ml_collections.ConfigDict(
     dict(
