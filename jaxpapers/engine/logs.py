@@ -37,12 +37,10 @@ class MetricsLog:
     """Drops what was logged after `step` of `stage` (it will be computed again) and opens TensorBoard there."""
     if jax.process_index() != 0:
       return
-    records = read_metrics(self._workdir)
-    kept = [r for r in records if r['stage'] != stage or r['step'] <= step]
-    if len(kept) != len(records):
-      temporary = self._workdir / 'metrics.jsonl.tmp'
-      temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-      temporary.replace(self._workdir / 'metrics.jsonl')
+    kept = [r for r in read_metrics(self._workdir) if r['stage'] != stage or r['step'] <= step]
+    temporary = self._workdir / 'metrics.jsonl.tmp'
+    temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+    temporary.replace(self._workdir / 'metrics.jsonl')
     self.close()
     self._writer = tensorboardX.SummaryWriter(str(self._workdir / 'tensorboard'), purge_step=offset + step + 1)
 
