@@ -25,7 +25,7 @@ def torch_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int)
     import timm
     import torch
   except ImportError as error:
-    raise UserError('--peer=torch needs PyTorch and timm: pip install "jaxpapers[bench]".') from error
+    raise UserError('--peer=torch needs PyTorch and timm: pip install -e ".[bench]".') from error
   if threads:
     torch.set_num_threads(threads)
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')

@@ -53,7 +53,7 @@ def _torch(path: str) -> dict[str, np.ndarray]:
     import torch
   except ImportError as error:
     raise UserError(
-      f'{path!r} needs PyTorch to be read: pip install "jaxpapers[torch]", or convert it to .safetensors or .npz.'
+      f'{path!r} needs PyTorch to be read: pip install -e ".[torch]", or convert it to .safetensors or .npz.'
     ) from error
   return _flatten(torch.load(path, map_location='cpu', weights_only=True))
 

@@ -38,10 +38,3 @@ def test_eight_devices_equal_one(tmp_path, single, settings):
   assert many.keys() == single.keys()
   for name, want in single.items():
     np.testing.assert_allclose(many[name], want, rtol=1e-3, atol=1e-4, err_msg=name)
-
-
-def test_pmap_trains_with_statistics_of_each_device(tmp_path, single):
-  many = train(tmp_path, 8, 'parallel=pmap')
-  assert all(np.isfinite(x).all() for x in many.values())
-  name = next(n for n in single if n.endswith('local_norm/var'))
-  assert np.abs(many[name] - single[name]).max() > 1e-4
