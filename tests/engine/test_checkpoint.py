@@ -47,25 +47,30 @@ def restore(folder):
     checkpoints.wait()
 
 
-def largest(folder, pattern='**/d/*'):
+def largest(folder, pattern):
   return max((p for p in folder.glob(pattern) if p.is_file()), key=lambda p: p.stat().st_size)
 
 
+def data_files(folder):
+  """All of them: which ones are read is up to the storage library."""
+  return [p for p in (folder / '3' / 'state').glob('**/d/*') if p.is_file()]
+
+
 def flip(folder):
-  # The value 1.0 of the third step's state, somewhere in an uncompressed or compressed chunk: any byte will do.
-  path = largest(folder / '3' / 'state')
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 0xFF
-  path.write_bytes(bytes(data))
+  for path in data_files(folder):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
 
 
 def truncate(folder):
-  path = largest(folder / '3' / 'state')
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  for path in data_files(folder):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def delete_data(folder):
-  largest(folder / '3' / 'state').unlink()
+  for path in data_files(folder):
+    path.unlink()
 
 
 def cut_meta(folder):
