@@ -5,11 +5,6 @@ import jax
 import jax.numpy as jnp
 
 
-def smooth_labels(labels: jax.Array, smoothing: float) -> jax.Array:
-  """(1 - smoothing) * labels + smoothing / classes, for one-hot or mixed labels [..., classes]."""
-  return (1 - smoothing) * labels + smoothing / labels.shape[-1]
-
-
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
   """Softmax cross-entropy per example, in float32.
 

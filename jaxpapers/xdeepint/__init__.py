@@ -21,7 +21,6 @@ _WHERE = {
   'split_sub_spaces': 'pin',
   'combine_sub_spaces': 'pin',
   'output_logits': 'pin',
-  'bce_with_logits': 'pin',
   'lift_kernel': 'pin',
   'order_contributions': 'orders',
   'field_contributions': 'orders',

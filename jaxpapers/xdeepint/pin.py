@@ -247,12 +247,6 @@ def multi_head_pin(
   return jnp.concatenate([pin(x, w, h, act) for x, w, h, act in zip(parts, kernels, sub_spaces, acts, strict=True)], 1)
 
 
-def bce_with_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Binary cross entropy of each example, stable for large logits; [batch] and [batch] -> [batch]."""
-  chex.assert_equal_shape([logits, labels])
-  return jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-
-
 def lift_kernel(kernel: jax.Array, fields: int, size: int) -> jax.Array:
   """The bit-wise kernel (h = K) that gives the same outputs as a kernel of fewer sub-spaces.
 

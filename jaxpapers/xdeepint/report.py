@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import optax
 
 from jaxpapers.xdeepint import metrics
 from jaxpapers.xdeepint.data import Data
@@ -14,7 +15,6 @@ from jaxpapers.xdeepint.embeddings import global_ids, take_rows
 from jaxpapers.xdeepint.model import PinHead
 from jaxpapers.xdeepint.optimizers import GroupFtrl
 from jaxpapers.xdeepint.orders import field_contributions
-from jaxpapers.xdeepint.pin import bce_with_logits
 from jaxpapers.xdeepint.training import weights_table
 
 _ROWS = 5000  # test rows that the pictures look at
@@ -185,7 +185,7 @@ def orders(page: Any, parts: np.ndarray, bias: float, logits: np.ndarray, rows: 
   left.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
   left.set_title('variance of the logit by root field and order')
   left.legend(fontsize=8)
-  row = int(np.argmax(bce_with_logits(jnp.asarray(logits), jnp.asarray(rows['label']))))
+  row = int(np.argmax(optax.sigmoid_binary_cross_entropy(jnp.asarray(logits), jnp.asarray(rows['label']))))
   steps = np.concatenate([[bias], by_order[row]])
   ends = np.cumsum(steps)
   colors = ['tab:blue' if s >= 0 else 'tab:red' for s in steps]

@@ -18,7 +18,6 @@ from jaxpapers.xdeepint.optimizers import (
   group_ftrl_step,
   group_ftrl_weights,
 )
-from jaxpapers.xdeepint.pin import bce_with_logits
 
 SHARDING = (('embedding.*/(table|n|z)$', PartitionSpec('model')),)
 """Rows of the table and of its optimizer state over the mesh axis `model`."""
@@ -46,7 +45,7 @@ def unique_ids(ids: jax.Array, size: int, rows: int) -> tuple[jax.Array, jax.Arr
 
 def summed_loss(logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
   """Cross entropy summed over the batch, each example times its weight (0 for padding)."""
-  return jnp.sum(batch['weight'] * bce_with_logits(logits, batch['label'].astype(logits.dtype)))
+  return jnp.sum(batch['weight'] * optax.sigmoid_binary_cross_entropy(logits, batch['label'].astype(logits.dtype)))
 
 
 def mean_loss(logits: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
