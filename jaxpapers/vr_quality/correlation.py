@@ -20,11 +20,11 @@ class Fit(NamedTuple):
   """A mapping of predictions to opinion scores.
 
   Attributes:
-    kind: 'logistic', 'affine' (no logistic curve was better) or 'none' (fewer than MIN_POINTS points, or a constant).
+    kind: 'logistic', 'affine' (no logistic curve was better) or 'none' (see `note`).
     parameters: of the curve in the original units of the predictions; () for 'none'.
     mapped: [n] float64, the predictions after the mapping.
     sse: sum of squared errors of `mapped`.
-    note: why it is no logistic curve; '' if it is one.
+    note: why it is no logistic curve (not asked for, fewer than MIN_POINTS points, constant); '' if it is one.
   """
 
   kind: str
@@ -75,7 +75,7 @@ def fit_logistic(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, 
   Args:
     predictions: [n], any scale.
     mos: [n].
-    parameters: 4 or 5.
+    parameters: 4 or 5; 0 maps nothing.
     monotone: demand a mapping that does not fall.
 
   Returns:
@@ -85,8 +85,10 @@ def fit_logistic(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, 
     ValueError: for shapes that differ, non-finite numbers or another number of parameters.
   """
   x, y = _pairs(predictions, mos)
-  if parameters not in (4, 5):
-    raise ValueError(f'A logistic mapping has 4 or 5 parameters, not {parameters}.')
+  if parameters not in (0, 4, 5):
+    raise ValueError(f'A logistic mapping has 4 or 5 parameters (0: none), not {parameters}.')
+  if not parameters:
+    return _none(x, y, 'no mapping was asked for')
   if len(x) < MIN_POINTS:
     return _none(x, y, f'{len(x)} points are fewer than the {MIN_POINTS} that a fit needs')
   centre, scale = float(x.mean()), float(x.std())
@@ -114,7 +116,7 @@ def agreement(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, *, 
   Args:
     predictions: [n].
     mos: [n].
-    parameters: of the logistic mapping, 4 or 5.
+    parameters: of the logistic mapping, 4 or 5; 0 compares the raw predictions.
     monotone: demand a mapping that does not fall, so that a predictor with the wrong sign gets no credit.
 
   Returns:
