@@ -116,7 +116,9 @@ def _rows_of_videos(parts: list[np.ndarray], videos: int, conditions: int) -> Sp
 
 def _group_means(values: np.ndarray, group: np.ndarray, known: np.ndarray) -> np.ndarray:
   """[groups] mean of `values` over the known rows of a group; NaN without any."""
-  size = int(group.max()) + 1
-  total = np.bincount(group[known], weights=values[known], minlength=size)
-  with np.errstate(invalid='ignore'):
-    return total / np.bincount(group[known], minlength=size)
+  # Group by group, as a table would be filled: sums in another order differ in the last bit, which unties ranks.
+  members = np.flatnonzero(known)[np.argsort(group[known], kind='stable')]
+  names, starts = np.unique(group[members], return_index=True)
+  means = np.full(int(group.max()) + 1, np.nan)
+  means[names] = [values[part].mean() for part in np.split(members, starts[1:])]
+  return means
