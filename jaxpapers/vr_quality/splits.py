@@ -95,15 +95,12 @@ def lookup(mos: np.ndarray, condition: np.ndarray, train: np.ndarray, group: np.
       added, 0 without any. None: condition means only.
   """
   mos, train = np.asarray(mos, np.float64), np.asarray(train)
-  known = np.zeros(len(mos), bool)
-  known[train] = True
-  means = _group_means(mos, condition, known)
-  predictions = means[condition]
+  predictions = _group_means(mos, condition, train)[condition]
   if group is None:
     return predictions
   group = np.asarray(group, np.int64)
-  shift = _group_means(mos - predictions, np.maximum(group, 0), known & (group >= 0))
-  return predictions + np.where(group >= 0, np.nan_to_num(shift[np.maximum(group, 0)]), 0.0)
+  shift = _group_means(mos - predictions, group, train[group[train] >= 0])
+  return predictions + np.where(group >= 0, np.nan_to_num(shift[group]), 0.0)
 
 
 def _cuts(n: int) -> list[int]:
@@ -114,11 +111,11 @@ def _rows_of_videos(parts: list[np.ndarray], videos: int, conditions: int) -> Sp
   return Split(*((np.arange(conditions)[:, None] * videos + part).ravel().astype(np.int64) for part in parts))
 
 
-def _group_means(values: np.ndarray, group: np.ndarray, known: np.ndarray) -> np.ndarray:
-  """[groups] mean of `values` over the known rows of a group; NaN without any."""
+def _group_means(values: np.ndarray, group: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """[groups] mean of `values` over the `rows` of a group; NaN without any."""
   # Group by group, as a table would be filled: sums in another order differ in the last bit, which unties ranks.
-  members = np.flatnonzero(known)[np.argsort(group[known], kind='stable')]
-  names, starts = np.unique(group[members], return_index=True)
-  means = np.full(int(group.max()) + 1, np.nan)
-  means[names] = [values[part].mean() for part in np.split(members, starts[1:])]
+  rows = rows[np.argsort(group[rows], kind='stable')]
+  names, starts = np.unique(group[rows], return_index=True)
+  means = np.full(int(group.max(initial=0)) + 1, np.nan)
+  means[names] = [values[part].mean() for part in np.split(rows, starts[1:]) if len(part)]
   return means
