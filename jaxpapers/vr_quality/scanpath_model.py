@@ -39,6 +39,7 @@ class ScanpathPredictor(nn.Module):
   def setup(self):
     """Makes the recurrent cell and the output layer."""
     self.cell = nn.GRUCell(self.hidden)
+    self.over_time = nn.RNN(self.cell)
     self.head = nn.Dense(self.components * SIZE)
 
   def __call__(self, path: jax.Array, seen: jax.Array | None = None, train: bool = False) -> Mixture:
@@ -58,7 +59,7 @@ class ScanpathPredictor(nn.Module):
     features = self.features(path[:, ages], path[:, :1], jnp.arange(time))
     if seen is not None:
       features = jnp.concatenate([features, seen], axis=-1)
-    return self.mixture(nn.RNN(self.cell)(features[:, :-1]))
+    return self.mixture(self.over_time(features[:, :-1]))
 
   def features(self, recent: jax.Array, start: jax.Array, time: jax.Array) -> jax.Array:
     """[..., 2 history + 5]: tangent vectors to recent points and the start, sine of the latitude up, speed, time.
