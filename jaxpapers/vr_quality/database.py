@@ -3,6 +3,8 @@
 import csv
 import gzip
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +80,7 @@ def read_npz(path: str | os.PathLike) -> Tables:
   try:
     with np.load(path) as file:
       data = {name: file[name] for name in file.files}
-  except (OSError, ValueError, EOFError) as error:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise UserError(f'{path} cannot be read as the tables of VRVQW: {error}.') from error
   keys = {
     'video_name': 'video_name',
@@ -213,6 +215,6 @@ def _checked(tables: Tables, source: str) -> Tables:
     array = getattr(tables, name)
     bad = np.argwhere(~((array >= low) & (array <= high)))
     if len(bad):
-      video, value = tables.video_name[bad[0][0]], array[tuple(bad[0])]
+      video, value = str(tables.video_name[bad[0][0]]), array[tuple(bad[0])]
       raise UserError(f'{source}: {name} of {video!r} is {value}, outside {low}..{high}.')
   return tables

@@ -201,7 +201,8 @@ def _standardised(saliency: jax.Array, weights: jax.Array) -> jax.Array:
   """Weighted z-scores; 0 everywhere for a map that is constant up to rounding."""
   centred = saliency - jnp.sum(weights * saliency)
   std = jnp.sqrt(jnp.sum(weights * jnp.square(centred)))
-  flat = std <= 16 * jnp.finfo(saliency.dtype).eps * jnp.max(jnp.abs(saliency))
+  # By its range: the mean of equal numbers is off by more than their last digit.
+  flat = jnp.ptp(saliency) <= 16 * jnp.finfo(saliency.dtype).eps * jnp.max(jnp.abs(saliency))
   return jnp.where(flat, 0, centred / jnp.where(flat, 1, std))
 
 

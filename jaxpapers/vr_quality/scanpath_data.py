@@ -93,7 +93,7 @@ def recorded(found: scanpath_files.Scanpaths) -> list[Scene]:
   """
   short = np.flatnonzero(found.length < 2)
   if len(short):
-    video, subject = found.video[short[0]], found.subject[short[0]]
+    video, subject = str(found.video[short[0]]), str(found.subject[short[0]])
     raise UserError(f'The path of subject {subject!r} for {video!r} has one point; two are needed to learn a step.')
   lon, lat = found.lonlat[..., 0], found.lonlat[..., 1]
   paths = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1).astype(np.float32)

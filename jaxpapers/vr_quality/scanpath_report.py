@@ -82,7 +82,8 @@ def compare(page: Any, sets: Mapping[str, jax.Array], people: jax.Array, lengths
   for name, own in sets.items():
     counts = lengths if name == 'people' else jnp.full(own.shape[:2], own.shape[2])
     everyone, others = table(own, counts)
-    rows.append([name, *(float(x) for x in (others if name == 'people' else everyone).values())])
+    found = others if name == 'people' else everyone
+    rows.append([name, *(float(found[metric]) for metric in metrics)])
   page.heading('Generated scanpaths beside recorded ones')
   page.table(
     ['paths', *metrics],

@@ -26,28 +26,18 @@ def run(path: Path) -> Iterable[Check]:
     yield from real_stats(json.loads(path.read_text()))
     return
   data, meta = load(path)
-  for mark, compare in KINDS.items():
+  kinds = {
+    'input/const_pred': metrics,
+    'input/ratings': ratings,
+    'output/seed0_train': split,
+    'input/scanpaths_xyz': scanpaths,
+    'input/fixations_xyz': maps,
+  }
+  for mark, compare in kinds.items():
     if mark in data:
-      yield from globals()[compare](data, meta)
+      yield from compare(data, meta)
       return
   raise UnknownKindError(f'{path.name} holds nothing that is known: {", ".join(list(data)[:6])}')
-
-
-KINDS = {
-  'input/const_pred': 'metrics',
-  'input/ratings': 'ratings',
-  'output/seed0_train': 'split',
-  'input/scanpaths_xyz': 'scanpaths',
-  'input/fixations_xyz': 'maps',
-}
-
-
-def handles(path: Path) -> bool:
-  """Whether `run` knows the file; the adapter of the room asks."""
-  if path.suffix == '.json':
-    return True
-  with np.load(path) as file:
-    return any(mark in file.files for mark in KINDS)
 
 
 def metrics(data: dict, meta: dict) -> Iterable[Check]:
