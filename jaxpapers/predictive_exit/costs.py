@@ -70,9 +70,7 @@ def work(model: MultiExit, channels: int = 3) -> Work:
   def totals(parts, field):
     return np.asarray([sum(getattr(layer, field) for layer in part) for part in parts], np.float64)
 
-  costs = Costs(
-    totals(segments, 'macs'), totals(segments, 'bytes'), totals(heads, 'macs'), totals(heads, 'bytes')
-  )
+  costs = Costs(totals(segments, 'macs'), totals(segments, 'bytes'), totals(heads, 'macs'), totals(heads, 'bytes'))
   return Work(costs, tuple(segments), tuple(heads))
 
 

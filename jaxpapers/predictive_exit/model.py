@@ -93,9 +93,10 @@ class MultiExit(nn.Module):
       carry = self.backbone.segment(carry, k)
     return self.backbone.classify(carry)
 
-  def classifier(self) -> Classifier:
-    """The same backbone without exits, over the same parameters."""
-    return Classifier(self.backbone, self.exits, self.image_size)
+
+def classifier(model: MultiExit) -> Classifier:
+  """The same backbone without exits, over the same parameters."""
+  return Classifier(model.backbone, model.exits, model.image_size)
 
 
 def check_images(images: jax.Array, size: int) -> None:

@@ -161,4 +161,3 @@ def _to_official(value: np.ndarray, leaf: str) -> np.ndarray:
 
 def _official_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   return _to_official(np.empty(shape, np.bool_), leaf).shape
-
