@@ -114,7 +114,9 @@ def _last(
   j = np.arange(n + m + 1)[:, None] - i
   outside, edge = (j < 0) | (j > m), (i == 0) | (j == 0)
   fixed = np.where(outside, np.inf, border(np.broadcast_to(i, j.shape), j)).astype(cost.dtype)
-  skewed = cost[np.maximum(i - 1, 0), np.clip(j - 1, 0, m - 1)]
+  # Rows that are one entry longer than the table is wide slide by one each: entry [d, i] is cost[i - 1, d - i - 1].
+  wide = n + m + 1
+  skewed = jnp.pad(cost, ((1, 0), (1, wide - m))).reshape(-1)[: (n + 1) * wide].reshape(n + 1, wide).T
   infinite = jnp.full(n + 1, jnp.inf, cost.dtype)
 
   def diagonal(carry, row):

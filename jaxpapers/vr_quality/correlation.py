@@ -223,7 +223,7 @@ def _least_squares(residuals, starts: list[tuple[float, ...]]) -> list[np.ndarra
   found = []
   for start in starts:
     if len(residuals(np.asarray(start))) >= len(start):
-      solution = optimize.least_squares(residuals, start, method='lm', max_nfev=4000)
+      solution = optimize.least_squares(residuals, start, method='lm', max_nfev=1500)
       if np.all(np.isfinite(solution.x)):
         found.append(solution.x)
   return found

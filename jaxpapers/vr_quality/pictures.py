@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -92,11 +93,17 @@ def over_time(page: Any, name: str, sets: Mapping[str, np.ndarray], unit: str) -
   """Mean distance between two observers and resultant length at every time, for sets of paths [observers, time, 3]."""
   figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout='constrained')
   for label, paths in sets.items():
-    left.plot(np.rad2deg(np.asarray(pairwise_over_time(jnp.asarray(paths)))), marker='.', label=label)
-    right.plot(np.asarray(resultant_over_time(jnp.asarray(paths))), marker='.', label=label)
+    apart, resultant = (np.asarray(x) for x in _agreement(jnp.asarray(paths)))
+    left.plot(np.rad2deg(apart), marker='.', label=label)
+    right.plot(resultant, marker='.', label=label)
   left.axhline(90, color='black', ls=':', lw=1, label='uniform on the sphere')
   left.set(xlabel=f'time, {unit}', ylabel='mean distance of two observers, degrees', ylim=(0, None))
   right.set(xlabel=f'time, {unit}', ylabel='length of the mean direction', ylim=(0, 1.03))
   left.legend(fontsize=8)
   page.figure(name, figure, 'How long the shared starting point matters: agreement of the observers over time.')
   plt.close(figure)
+
+
+@jax.jit
+def _agreement(paths: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return pairwise_over_time(paths), resultant_over_time(paths)

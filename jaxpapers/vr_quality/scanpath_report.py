@@ -1,6 +1,5 @@
 """Pictures and tables of the scanpath predictor: model, people and chance on videos that were not trained on."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from jaxpapers.vr_quality.scanpath_metrics import all_pairs, mean_off_diagonal, 
 from jaxpapers.vr_quality.scanpath_model import ScanpathPredictor, sample_path
 
 _HEIGHT = 64
+_SIGMA = 8.0 / 180.0 * np.pi
 _WALKS = ('stay', 'constant velocity', 'random walk')
 
 
@@ -38,11 +38,17 @@ def draw(
   for number, name in enumerate(states):
     sets[f'model ({name})'] = _samples(model, states[name], test, paths, jax.random.key(seed + number), name)
   keys = jax.random.split(jax.random.key(seed + 100), paths.shape[:2])
-  draws = jax.vmap(jax.vmap(walks.sample_path, in_axes=(0, None, 0, None)), in_axes=(0, None, 0, None))
-  walk = functools.partial(draws, keys, fitted['random walk'])
-  sets['random walk'] = walk(paths[:, :, 0], paths.shape[2])
+
+  @jax.jit
+  def walk(starts):
+    def one(key, start):
+      return walks.sample_path(key, fitted['random walk'], start, paths.shape[2])
+
+    return jax.vmap(jax.vmap(one))(keys, starts)
+
+  sets['random walk'] = walk(paths[:, :, 0])
   starts = jnp.asarray(equator_starts(seed, paths.shape[0] * observers)).reshape(*paths.shape[:2], 3)
-  sets['chance'] = walk(starts, paths.shape[2])
+  sets['chance'] = walk(starts)
   compare(page, sets, paths, lengths)
   first = {name: np.asarray(values[0]) for name, values in sets.items()}
   pictures(page, first, test[0])
@@ -96,20 +102,10 @@ def compare(page: Any, sets: Mapping[str, jax.Array], people: jax.Array, lengths
 
 def pictures(page: Any, sets: Mapping[str, np.ndarray], scene: Scene) -> None:
   """Paths, saliency and consistency of one unseen scene."""
-  maps = {
-    name: saliency.vmf_map(jnp.asarray(paths.reshape(-1, 3)), _HEIGHT, 2 * _HEIGHT, np.deg2rad(8.0))
-    for name, paths in sets.items()
-  }
-  truth = jnp.asarray(sets['people'].reshape(-1, 3))
-  rows = [
-    [
-      name,
-      float(saliency.correlation(x, maps['people'])),
-      float(saliency.nss(x, truth)),
-      float(saliency.auc(x, truth)),
-    ]
-    for name, x in {**maps, 'equator': saliency.equator(_HEIGHT, 2 * _HEIGHT)}.items()
-  ]
+  names = [*sets, 'equator']
+  maps, scores = (np.asarray(x) for x in _saliency(jnp.asarray(np.stack(list(sets.values()))), sets['people']))
+  maps = dict(zip(names, maps, strict=True))
+  rows = [[name, *map(float, row)] for name, row in zip(names, scores, strict=True)]
   page.heading(f'One unseen video: {scene.name}')
   page.table(['saliency of', 'CC', 'NSS', 'AUC'], rows, 'Against the fixations of the people, solid-angle weights.')
   shown = [name for name in sets if name != 'random walk']
@@ -127,10 +123,10 @@ def pictures(page: Any, sets: Mapping[str, np.ndarray], scene: Scene) -> None:
   figure = plt.figure(figsize=(11, 3.4), layout='constrained')
   grid = figure.add_gridspec(1, 3, width_ratios=(2, 1, 1))
   start = sets['people'][0, 0]
-  overlay(figure.add_subplot(grid[0]), np.asarray(maps['people']), sets['people'])
-  globe(figure.add_subplot(grid[1]), np.asarray(maps['people']), start, 'people, seen from the start')
+  overlay(figure.add_subplot(grid[0]), maps['people'], sets['people'])
+  globe(figure.add_subplot(grid[1]), maps['people'], start, 'people, seen from the start')
   model = next(name for name in reversed(list(sets)) if name.startswith('model'))
-  globe(figure.add_subplot(grid[2]), np.asarray(maps[model]), start, model)
+  globe(figure.add_subplot(grid[2]), maps[model], start, model)
   page.figure('saliency', figure, 'Where the people looked: density over the panorama and on globes.')
   plt.close(figure)
   over_time(page, 'consistency', {name: sets[name] for name in sets}, 'step')
@@ -147,3 +143,18 @@ def _samples(model, state, test, paths, key, name) -> jax.Array:
 
   values = scene_maps(test) if name.endswith('seeing') else jnp.zeros((len(test), 1, 1))
   return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, 0, None))))(keys, paths[:, :, 0], values)
+
+
+@jax.jit
+def _saliency(sets: jax.Array, people: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Maps [sets + 1, height, width] of sets of paths and, last, the equator; CC, NSS and AUC of each with the people."""
+  points = sets.reshape(len(sets), -1, 3)
+  maps = jax.vmap(lambda x: saliency.vmf_map(x, _HEIGHT, 2 * _HEIGHT, _SIGMA))(points)
+  maps = jnp.concatenate([maps, saliency.equator(_HEIGHT, 2 * _HEIGHT)[None]])
+  fixations = people.reshape(-1, 3)
+  truth = saliency.vmf_map(fixations, _HEIGHT, 2 * _HEIGHT, _SIGMA)
+
+  def scores(x):
+    return jnp.stack([saliency.correlation(x, truth), saliency.nss(x, fixations), saliency.auc(x, fixations)])
+
+  return maps, jax.lax.map(scores, maps)

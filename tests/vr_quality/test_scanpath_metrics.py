@@ -168,8 +168,11 @@ def test_statistics_of_known_paths():
   uniform = np.random.default_rng(0).normal(size=(4000, 3))
   uniform = jnp.asarray(uniform / np.linalg.norm(uniform, axis=1, keepdims=True))
 
+  together = jnp.stack([quarter, quarter[::-1]])
+  present = jnp.asarray([[True] * 10, [True] * 3 + [False] * 7])
+
   @jax.jit
-  def measure(path):
+  def measure(path, uniform):
     return (
       single.total_length(path),
       single.displacement(path),
@@ -177,18 +180,18 @@ def test_statistics_of_known_paths():
       single.resultant_length(path, 1),
       single.explored_solid_angle(path, 1),
       single.speed_spectrum(path, 2.0),
+      (single.mean_absolute_latitude(uniform), single.resultant_length(uniform)),
+      single.pairwise_over_time(together),
+      single.pairwise_over_time(together, present),
+      single.resultant_over_time(together),
     )
 
-  length, away, part, still, seen, (frequency, power) = measure(quarter)
+  length, away, part, still, seen, (frequency, power), spread, apart, alone, resultant = measure(quarter, uniform)
   assert abs(length - np.pi / 2) < 1e-6 and abs(part - np.pi / 6) < 1e-6 and abs(still - 1) < 1e-6
   np.testing.assert_allclose(away, angle, atol=1e-6)
   assert abs(seen / (2 * np.pi * (1 - np.cos(np.pi / 4))) - 1) < 0.02
   assert len(frequency) == len(power) and abs(np.sum(power)) < 1e-9
-  assert abs(single.mean_absolute_latitude(uniform) - (np.pi / 2 - 1)) < 0.02
-  assert single.resultant_length(uniform) < 0.05
-  together = jnp.stack([quarter, quarter[::-1]])
-  apart = single.pairwise_over_time(together)
+  assert abs(spread[0] - (np.pi / 2 - 1)) < 0.02 and spread[1] < 0.05
   np.testing.assert_allclose(apart, np.abs(angle - angle[::-1]), atol=1e-6)
-  alone = single.pairwise_over_time(together, jnp.asarray([[True] * 10, [True] * 3 + [False] * 7]))
   assert np.all(np.isnan(alone[3:])) and np.all(np.isfinite(alone[:3]))
-  assert single.resultant_over_time(together)[0] < 0.75
+  assert resultant[0] < 0.75
