@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpapers.vr_quality import alignment, database, database_statistics, mos, rotation, saliency, splits
+from jaxpapers.vr_quality import alignment, database, database_statistics, mos, saliency, splits
 from jaxpapers.vr_quality import correlation as agree
 from jaxpapers.vr_quality import scanpath_metrics as pairs
 from jaxpapers.vr_quality import scanpath_statistics as single
 from jaxpapers.vr_quality.losses import plcc_loss
-from jaxpapers.vr_quality.sphere import angle_between, to_lonlat, unit_vector
+from jaxpapers.vr_quality.sphere import angle_between, axis_rotation, rotation_z, to_lonlat, unit_vector
 from tests.golden import Check, UnknownKindError, group, load
 
 
@@ -243,7 +243,9 @@ def rotation_errors(tables: database.Tables) -> dict[str, dict[str, float]]:
 
 def off_centre(yaw: jax.Array, pitch: jax.Array, latitude: jax.Array) -> np.ndarray:
   """Degrees between the image centre and where the start (yaw, latitude) lands, preprocessed with (yaw, pitch)."""
-  turned = jax.vmap(rotation.official_rotation)(-jnp.deg2rad(yaw), jnp.deg2rad(pitch))
+  theta, phi = -jnp.deg2rad(yaw), jnp.deg2rad(pitch)
+  axis = jnp.stack([-jnp.sin(theta), jnp.cos(theta), jnp.zeros_like(theta)], axis=-1)
+  turned = axis_rotation(axis, -phi) @ rotation_z(theta)
   start = unit_vector(jnp.deg2rad(yaw), jnp.deg2rad(latitude))
   centre = jnp.asarray([1.0, 0.0, 0.0])
   return np.asarray(jnp.rad2deg(angle_between(jnp.einsum('nij,nj->ni', turned, start), centre)))
