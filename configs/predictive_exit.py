@@ -50,9 +50,9 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
 def _default(config):
   config.seeds = 3
   config.network = 'digits_bof'
-  config.data.update({'name': 'digits', 'batch_size': 50, 'eval_batch_size': 450})
-  config.backbone.update({'steps': 3 * 240, 'learning_rate': 2e-3})
-  config.exits.update({'steps': 3 * 120, 'learning_rate': 2e-3})
+  config.data.update({'name': 'digits', 'batch_size': 64, 'eval_batch_size': 450})
+  config.backbone.update({'steps': 3 * 400, 'learning_rate': 2e-3})
+  config.exits.update({'steps': 3 * 220, 'learning_rate': 2e-3})
   config.log_every = 60
 
 

@@ -1,4 +1,4 @@
-"""Criteria and engines of the official kind at equal accuracy: thresholds from calibration images, results on test images."""
+"""Criteria and engines of the official kind at equal accuracy: chosen on calibration, reported on test images."""
 
 import functools
 from typing import NamedTuple
@@ -54,7 +54,7 @@ class Choice(NamedTuple):
   heads: float
 
 
-@functools.partial(jax.jit, static_argnames=('criterion', 'engine', 'start', 'rounds', 'clip_target'))
+@functools.partial(jax.jit, static_argnames=('criterion', 'engine', 'rounds', 'clip_target'))
 def policy_curve(
   table: ExitTable,
   levels: jax.Array,
@@ -64,7 +64,7 @@ def policy_curve(
   *,
   criterion: str,
   engine: str,
-  start: int,
+  start: jax.Array | int,
   rounds: int = 8,
   clip_target: bool = True,
 ) -> Curve:
@@ -152,7 +152,6 @@ def choose(
     place = int(np.argmin(cost))
     best = min(best, (float(cost[place]), start, place))
   _, start, place = best
-  # The whole grid again: the program of this start is compiled for its length.
   curve = policy_curve(test, levels, grid, segments, heads, start=start, **options)
   accuracy, compute, ran = (float(x[place]) for x in curve[:3])
   return Choice(criterion, engine, start, float(grid[place]), accuracy, compute, ran)

@@ -1,4 +1,4 @@
-"""Exit layers: the official logistic bag of features with shared linear maps, and (extension) pooled heads in one stack.
+"""Exit layers: the official logistic bag of features with shared linear maps, and (extension) stacked pooled heads.
 
 Both kinds give the logits of one exit (`one`) and, with far fewer operations, of all exits at once (the call). A tap is
 what an exit reads: a map [batch, height, width, channels].

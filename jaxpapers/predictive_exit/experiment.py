@@ -59,8 +59,8 @@ def _experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
   for name in ('backbone', 'exits'):
     if config[name].steps % config.seeds:
       raise engine.UserError(
-        f'config.{name}.steps={config[name].steps} must be a multiple of config.seeds={config.seeds}: the trainings take '
-        'turns.'
+        f'config.{name}.steps={config[name].steps} must be a multiple of config.seeds={config.seeds}: the trainings '
+        'take turns.'
       )
   splits = data.load(config.data.name, config.data.dir, config.data.calibration, config.seed)
   classes = int(max(part['label'].max() for part in splits)) + 1

@@ -197,7 +197,7 @@ def pooled_vgg19(
   hidden = (4096, 4096) if image_size == 224 else ()
   backbone = ConvNet(widths, taps, classes, hidden=hidden, dtype=dtype, axis_name=axis_name)
   sides, side = [], image_size
-  for unit, w in enumerate(widths):
+  for w in widths:
     side = side // 2 if w == POOL else side
     sides.append(side)
   largest = max(widths[t] * sides[t] ** 2 for t in taps)

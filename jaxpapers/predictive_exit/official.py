@@ -36,7 +36,7 @@ def official_key(path: Path) -> str:
 
 
 def torchvision_key(model: MultiExit) -> Callable[[Path], str]:
-  """(path of a leaf of a pooled network) -> torchvision's name; the stacked heads are `exits.weight` and `exits.bias`."""
+  """(path of a leaf of a pooled network) -> torchvision's name; the stacked heads are `exits.*`."""
   if isinstance(model.backbone, ConvNet):
     modules = _features(model.backbone)
   else:
@@ -100,7 +100,7 @@ def import_official(state: State, model: MultiExit, *, channels: int = 3, report
     raise ValueError(f'The weights must be a plain state dict, name -> array. {HOW_TO_EXPORT}')
   template = flax.traverse_util.flatten_dict(_shapes(model, channels))
   key_of = keys_of(model)
-  problems, taken, fresh, rest = [], {}, [], dict(state)
+  problems, misshapen, taken, fresh, rest = [], [], {}, [], dict(state)
   for path, leaf in template.items():
     key = key_of(path)
     value = rest.pop(key, None)
@@ -113,9 +113,10 @@ def import_official(state: State, model: MultiExit, *, channels: int = 3, report
     value = np.asarray(value)
     value = _from_official(value.astype(np.promote_types(value.dtype, np.float32)), path[-1], len(leaf.shape))
     if value is None or value.shape != leaf.shape:
-      problems.append(f'{key} {tuple(np.shape(state[key]))} != {_official_shape(path[-1], leaf.shape)}')
+      misshapen.append(f'{key} {tuple(np.shape(state[key]))} != {_official_shape(path[-1], leaf.shape)}')
     taken[path] = value
-  problems += [f'{key} is not in this network' for key in rest]
+  # Shapes first: they tell best which network the weights are of.
+  problems = misshapen + problems + [f'{key} is not in this network' for key in rest]
   if problems:
     shown, more = problems[:12], len(problems) - 12
     tail = f'; and {more} more' if more > 0 else ''

@@ -82,9 +82,9 @@ def confidence_ratio(logits: Array, thresholds: Array, beta: Array, *, official_
 def forecast_steps(logits: Array, thresholds: Array, beta: Array, rounds: int = ROUNDS) -> jax.Array:
   """The prediction engine: in how many exits the activation will pass the threshold.
 
-  Round i replaces the logits by the sums of neighbouring CLASSES (zeros outside) and compares the largest absolute value
-  with beta times the threshold of the i-th exit further on (the last one beyond the end), strictly. The answer is the
-  first round that passes, else `rounds`. It depends on the order of the classes, as the authors' does.
+  Round i replaces the logits by the sums of neighbouring CLASSES (zeros outside) and compares the largest absolute
+  value with beta times the threshold of the i-th exit further on (the last one beyond the end), strictly. The answer is
+  the first round that passes, else `rounds`. It depends on the order of the classes, as the authors' does.
 
   Args:
     logits: [samples, E, classes] of the exit layers.
@@ -93,8 +93,8 @@ def forecast_steps(logits: Array, thresholds: Array, beta: Array, rounds: int = 
     rounds: R.
 
   Returns:
-    [samples, E] int32 in 1..rounds, for every exit as if it had been visited and not taken. Computed in float64 where it
-    is enabled (as the authors do), else in float32.
+    [samples, E] int32 in 1..rounds, for every exit as if it had been visited and not taken. Computed in float64 where
+    it is enabled (as the authors do), else in float32.
   """
   check_official(logits, thresholds, beta)
   if rounds < 1:
@@ -151,14 +151,14 @@ def official_walk(
   return walk(logits, ratio, step, start, clip_target=clip_target)
 
 
-def walk(logits: Array, ratio: Array, step: Array, start: int, *, clip_target: bool = True) -> OfficialWalk:
+def walk(logits: Array, ratio: Array, step: Array, start: Array | int, *, clip_target: bool = True) -> OfficialWalk:
   """`official_walk` with any criterion and any engine.
 
   Args:
     logits: [samples, E + 1, classes].
     ratio: [samples, E], at least 1 where a visited exit is left.
     step: [samples, E] int >= 1.
-    start: 0..E.
+    start: 0..E; may be traced.
     clip_target: see `official_walk`.
   """
   exits = ratio.shape[1]
@@ -168,7 +168,7 @@ def walk(logits: Array, ratio: Array, step: Array, start: int, *, clip_target: b
     step = jnp.where(left > 0, jnp.minimum(step, left), 1)
   scores = jnp.pad(ratio, ((0, 0), (0, 1)))
   steps = jnp.pad(step, ((0, 0), (0, 1)), constant_values=1)
-  way = predictive(scores, 1.0, steps, start - 1 if start else exits)
+  way = predictive(scores, 1.0, steps, jnp.where(jnp.asarray(start) == 0, exits, jnp.asarray(start) - 1))
   taken = jnp.take_along_axis(jnp.asarray(logits), way.exit[:, None, None], axis=1)[:, 0]
   label = jnp.argmax(taken, axis=-1).astype(jnp.int32)
   # The classifier is no forecast's target that was run and refused: forecasts are the visits that were not taken.

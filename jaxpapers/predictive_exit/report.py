@@ -90,8 +90,8 @@ def draw(page: Any, outputs: Outputs, settings: Settings) -> None:
   curves(page, networks[0], book, settings)
   ratio = work.head_macs[:-1].mean() / layer
   page.text(
-    f'A head costs {ratio:.1%} of a mean layer in multiply-adds: forecasting can only save the heads it skips, and pays '
-    'where they are dear. Compute is counted from shapes and energy modelled; nothing here was measured on a board.'
+    f'A head costs {ratio:.1%} of a mean layer in multiply-adds: forecasting can only save the heads it skips, and '
+    'pays where they are dear. Compute is counted from shapes; nothing here was measured on a board.'
   )
 
 
@@ -214,8 +214,8 @@ def forecasts(page: Any, networks: list, settings: Settings) -> None:
       *('forecasts changed by class order', 'exits changed by +0.02'),
     ],
     rows,
-    f'From layer {settings.start}, beta at the 0.8 quantile of the calibration ratios; test set. A correct engine would '
-    'not look at the order of the classes, nor at a constant added to all logits.',
+    f'From layer {settings.start}, beta at the 0.8 quantile of the calibration ratios; test set. A correct engine '
+    'would not look at the order of the classes, nor at a constant added to all logits.',
   )
   taken, actual, predicted, exits = picture
   figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout='constrained')

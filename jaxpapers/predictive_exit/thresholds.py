@@ -12,7 +12,7 @@ MODES = ('signed_mean', 'mean_abs', 'mean_max_abs')
 
 def official_batches(images: int = OFFICIAL_IMAGES, batch_size: int = OFFICIAL_BATCH) -> int:
   """How many batches the authors' loop reads: it stops behind the batch whose index reaches images / batch size."""
-  return -(-images // batch_size) + (images % batch_size == 0)
+  return -(-images // batch_size) + 1
 
 
 def batch_activation(logits: Array, mode: str = 'signed_mean') -> jax.Array:

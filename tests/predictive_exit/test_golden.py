@@ -1,4 +1,4 @@
-"""The reference files that are at hand, through the golden runner; `python -m tests.golden predictive_exit` runs all."""
+"""The quicker reference files, through the golden runner; `python -m tests.golden predictive_exit` runs all."""
 
 import pytest
 
