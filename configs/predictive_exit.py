@@ -1,9 +1,9 @@
 """Predictive Exit: exits that are predicted, and the energy that they save.
 
 python launch/train.py --config=configs/predictive_exit.py
-  Real digits under noise, three networks with 13 official exits, trained in turn: the backbone, then the exits. Then the
-  official criterion and engine against the classic exit and the extensions, chosen on calibration images and reported on
-  test images.
+  Real digits under noise, three networks with 13 official exits, trained in turn: the backbone, then the exits. Then
+  the official criterion and engine against the classic exit and the extensions, chosen on calibration images and
+  reported on test images.
 
 python launch/train.py --config=configs/predictive_exit.py:vgg19_cifar10 --config.data.dir=FOLDER
   The published recipe (a TFDS folder or the original files); likewise vgg19_cifar100, vgg19_svhn, vgg19_stl10,

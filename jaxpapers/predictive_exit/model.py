@@ -71,7 +71,8 @@ class MultiExit(nn.Module):
     for k in range(self.exits + 1):
       carry = self.backbone.segment(carry, k, train)
       taps.append(jax.lax.stop_gradient(carry[0]) if self.freeze_backbone else carry[0])
-    return taps[: self.exits], self.backbone.classify(carry)
+    logits = self.backbone.classify(carry)
+    return taps[: self.exits], jax.lax.stop_gradient(logits) if self.freeze_backbone else logits
 
   def start(self, images: jax.Array) -> Carry:
     """The carry before the first segment."""
