@@ -31,6 +31,11 @@ _NAMES = {
   'tables': ('ExitTable', 'Costs'),
   'scores': ('max_prob', 'margin', 'neg_entropy', 'logit_margin', 'fit_temperatures'),
   'policies': ('Walk', 'classic', 'predictive', 'patience', 'start_exit', 'walk_macs', 'plain_macs'),
+  'energy': ('cost_tables', 'plain_time', 'plain_energy', 'deadline', 'unit_time', 'unit_energy'),
+  'platforms': ('platform', 'read_platform', 'calibrate_platform'),
+  'schedules': ('enumerate_schedules', 'plan', 'lagrangian_bound'),
+  'simulate': ('simulate', 'deadline_safe', 'stretch'),
+  'mdp': ('chain', 'bellman'),
   'engines': ('fit_table', 'table_steps', 'fit_ramp', 'ramp_steps', 'fit_linear', 'linear_steps', 'next_steps'),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
