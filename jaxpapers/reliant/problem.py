@@ -156,7 +156,7 @@ def make_problem(
         rows.append(group_contrast(sensitive, train, labels, positive=positive, name='the training split'))
       else:
         rows.append(group_contrast(sensitive, members, labels, positive=positive, name=name))
-    return np.stack(rows)
+    return np.stack(rows) if rows else np.zeros((0, nodes), np.float32)
 
   graph = make_graph(x, senders, receivers)
   start = np.full((nodes, classes), 1.0 / classes, np.float32)

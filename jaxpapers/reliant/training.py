@@ -229,11 +229,7 @@ def cpf_training(
     params, kept = state.params, state.model_state['targets']
     teacher = read_targets(kept, problem.graph)
     mask = problem.real * (1.0 - problem.train)
-    graph = (
-      inputs.individual(problem.graph, params['proxy'])
-      if inputs.kind == 'fixed'
-      else inputs.mean(problem.graph, params)
-    )
+    graph = inputs.mean(problem.graph, params)
 
     def objective(student):
       logits = model.apply(student, graph, student_key).logits
@@ -323,11 +319,7 @@ def akd_training(
     targets = read_targets(kept, problem.graph)
     teacher = akd.Judged(targets.log_probabilities, targets.embedding)
     nodes_seen = akd.Nodes(problem.labels, problem.train, problem.real, problem.real_edges)
-    graph = (
-      inputs.individual(problem.graph, params['proxy'])
-      if inputs.kind == 'fixed'
-      else inputs.mean(problem.graph, params)
-    )
+    graph = inputs.mean(problem.graph, params)
     output, pull = jax.vjp(lambda student: model.apply(student, graph, student_key), params['student'])
     judge_loss, judge_grads = jax.value_and_grad(akd.discriminator_loss)(
       params['discriminators'], problem.graph, teacher, output, nodes_seen

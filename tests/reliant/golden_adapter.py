@@ -127,7 +127,7 @@ def loss_terms(arrays, meta, path):
       # The totals' gradients are sums of 1000 times the gaps' and carry that many units of rounding.
       scale = 1000.0 if 'total' in name else 1.0
       yield Check(f'{prefix} {name} gradient', grad, out[f'{name}_grad_logits'], 1e-6 * scale)
-    predicted, idx = metrics.predictions(g['logits'])[g['idx']], g['idx']
+    predicted, idx = metrics.predictions(g['logits']), np.arange(len(logits))
     dsp = metrics.statistical_parity_gap(predicted, g['sens'][idx])
     yield Check(f'{prefix} delta_sp', dsp, out['delta_sp'], 1e-9)
     deo = metrics.equal_opportunity_gap(predicted, g['labels'][idx], g['sens'][idx])
@@ -156,11 +156,19 @@ def cpf_steps(arrays, meta, path):
   knobs = training.Knobs(jnp.float32(meta['alpha']), jnp.int32(0))
   epoch = jax.jit(trained.epoch)
   rows, judged = [], []
+
+  @jax.jit
+  def validation(params):
+    """The authors' validation loss is the distance to the teacher over validation nodes."""
+    logits = training.student_outputs(student, inputs, params, problem.graph).logits
+    return logits, losses.distance('frobenius', logits, targets.probabilities, jnp.asarray(problem.val))
+
   for step in range(1, meta['steps'] + 1):
     state, got = epoch(state, problem, jax.random.key(step), knobs)
     proxy_loss = [-meta['alpha'] * got['gap_individual']] if kind == 'learned' else []
     rows.append([got['loss'], *proxy_loss])
-    judged.append([got['val_accuracy'], got['val_loss']])
+    logits, far = validation(state.params)
+    judged.append([got['val_accuracy'], far])
     want = group(arrays, f'output/step{step}')
     if want:
       mine = official.export_official('plp', state.params['student'])
@@ -170,7 +178,6 @@ def cpf_steps(arrays, meta, path):
       yield from compare(mine, want, 5e-5, f'step {step}')
   yield Check('losses', np.array(rows), arrays['output/losses'], 2e-5)
   yield Check('validation', np.array(judged), arrays['output/val_acc_and_loss'], 2e-5)
-  logits = jax.jit(lambda p: training.student_outputs(student, inputs, p, problem.graph))(state.params).logits
   yield Check('log_probs', jax.nn.log_softmax(logits), arrays['output/eval_log_probs'], 5e-5)
 
 
