@@ -138,7 +138,13 @@ def _patches_matmul(x, kernel, stride, padding, dilation):
 
 
 def conv(
-  x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = None, dilation: int = 1, groups: int = 1
+  x: jax.Array,
+  kernel: jax.Array,
+  stride: int = 1,
+  padding: int | None = None,
+  dilation: int = 1,
+  groups: int = 1,
+  patches: bool = False,
 ) -> jax.Array:
   """Ordinary convolution; 1x1 kernels become a matmul, tiny maps on CPU slices and a matmul.
 
@@ -149,6 +155,8 @@ def conv(
     padding: zeros on each of the four sides; None is half the (dilated) kernel.
     dilation: distance of the kernel's taps.
     groups: of channels and features.
+    patches: on CPU, slices and a matmul whatever the size of the map (groups=1). Inside a scan, and for many small
+      networks under vmap, XLA's CPU convolution is several times slower.
 
   Returns:
     [batch, height', width', features], dtype of x.
@@ -177,9 +185,9 @@ def conv(
   native = functools.partial(_native, stride=stride, padding=padding, dilation=dilation, groups=groups)
   height = conv_output_size(x.shape[1], rows, stride, padding, dilation)
   width = conv_output_size(x.shape[2], columns, stride, padding, dilation)
-  if groups == 1 and height * width <= SMALL_MAP:
-    patches = functools.partial(_patches_matmul, stride=stride, padding=padding, dilation=dilation)
-    return jax.lax.platform_dependent(x, kernel, cpu=patches, default=native)
+  if groups == 1 and (patches or height * width <= SMALL_MAP):
+    sliced = functools.partial(_patches_matmul, stride=stride, padding=padding, dilation=dilation)
+    return jax.lax.platform_dependent(x, kernel, cpu=sliced, default=native)
   return native(x, kernel)
 
 
@@ -197,6 +205,7 @@ class Conv(nn.Module):
     kernel_init: None is PyTorch's default, `torch_uniform`.
     bias_init: None is PyTorch's default.
     dtype: of the computation and the result; None is that of the input.
+    patches: see `conv`.
   """
 
   features: int
@@ -209,6 +218,7 @@ class Conv(nn.Module):
   kernel_init: Initializer | None = None
   bias_init: Initializer | None = None
   dtype: Dtype | None = None
+  patches: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -220,7 +230,9 @@ class Conv(nn.Module):
     default = torch_uniform(math.prod(shape[:3]))
     kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
     dtype = self.dtype or x.dtype
-    y = conv(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups)
+    y = conv(
+      x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups, self.patches
+    )
     if not self.use_bias:
       return y
     return y + self.param('bias', self.bias_init or default, (self.features,), jnp.float32).astype(dtype)
