@@ -25,7 +25,8 @@ class BcoOptions(NamedTuple):
     batch: transitions or frames per update.
     epsilon: share of random actions in the first round; it halves every round down to `floor`.
     floor: see epsilon.
-    pair_mask: 'both': a transition of the demonstrations needs both frames kept; 'first': the first alone (the authors').
+    pair_mask: 'both': a transition of the demonstrations needs both frames kept; 'first': the
+      first alone (the authors').
   """
 
   iterations: int = 5

@@ -42,8 +42,8 @@ class ImportanceMap(NamedTuple):
   """An estimate per cell.
 
   Attributes:
-    value: NaN where a cell was kept, or dropped, fewer than twice and the estimator compares both.
-    error: standard error; NaN where the estimator has none.
+    value: NaN where the estimator compares kept with dropped and a cell was always kept, or never.
+    error: standard error; NaN where the estimator has none, or an arm has fewer than two masks.
     freedom: degrees of freedom of the error.
   """
 
@@ -149,7 +149,7 @@ def finalise(stats: Statistics, estimator: str = 'contrast', p: float = 0.5, rid
   tiny = np.finfo(c1.dtype).tiny
   freedom = (v1 + v0) ** 2 / xp.maximum(v1**2 / xp.maximum(c1 - 1, 1) + v0**2 / xp.maximum(c0 - 1, 1), tiny)
   return ImportanceMap(
-    xp.where(enough, value, xp.nan),
+    xp.where((c1 >= 1) & (c0 >= 1), value, xp.nan),
     xp.where(enough, xp.sqrt(v1 + v0), xp.nan),
     xp.where(enough, xp.maximum(freedom, 1), xp.nan),
   )

@@ -61,7 +61,9 @@ def masks_map(data: dict, meta: dict) -> Iterable[Check]:
   yield Check('profile_100', profile, data['output/profile_100'], 1e-12, relative=True)
   above = profile - profile.min()
   yield Check('profile_100_minus_min', above, data['output/profile_100_minus_min'], 1e-10, relative=True)
-  yield Check('profile_100_over_max', above / above.max(), data['output/profile_100_over_max'], 1e-10, relative=True)
+  yield Check(
+    'profile_100_over_max', profile / profile.max(), data['output/profile_100_over_max'], 1e-10, relative=True
+  )
   want = data['output/profile_5_minmax']
   yield Check('profile_5_minmax', legacy.grouped_profile(profile, len(want)), want, 1e-10, relative=True)
   for name, want in data.items():
@@ -76,7 +78,7 @@ def masks_map(data: dict, meta: dict) -> Iterable[Check]:
     'self_normalised': estimate('self_normalised').value,
     'contrast': contrast.value,
     'contrast_se_welch': contrast.error,
-    'centred_cov': raw / len(returns) - kept.mean(axis=0) * returns.mean(),
+    'centred_cov': (raw - kept.sum(axis=0) * returns.mean()) / (len(returns) - 1),
   }
   for name, want in group(data, 'ref').items():
     yield scaled(f'ref/{name}', got[name][:, first], want, 1e-9, 1e-12)
