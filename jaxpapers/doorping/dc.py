@@ -195,7 +195,7 @@ class Recipe(NamedTuple):
   momentum: float = 0.5
   net_rate: float = 0.01
   distance: str = 'ours'
-  trigger: triggers.TriggerOptions = triggers.TriggerOptions()
+  trigger: triggers.TriggerOptions = triggers.PUBLISHED
 
 
 class Attack(NamedTuple):

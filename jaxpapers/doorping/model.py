@@ -155,7 +155,7 @@ class ConvNet(_Network):
       raise ValueError(f'The images are too small for {self.depth} poolings.')
     flat = hidden = flatten(x)
     if self.head == 'two':
-      hidden = act(self.linear(HIDDEN, flat.shape[1], 'hidden')(flat))
+      hidden = nn.relu(self.linear(HIDDEN, flat.shape[1], 'hidden')(flat))  # whatever the convolutions have
     return Outputs(flat, hidden, self.linear(self.classes, hidden.shape[1], 'logits')(hidden))
 
   def _normalise(self, x: jax.Array, name: str, train: bool) -> jax.Array:

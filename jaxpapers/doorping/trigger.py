@@ -176,6 +176,9 @@ class TriggerOptions(NamedTuple):
   clip: str = 'none'
 
 
+PUBLISHED = TriggerOptions()
+
+
 class TriggerUpdate(NamedTuple):
   """Result of one call.
 
@@ -200,7 +203,7 @@ def update_trigger(
   kernel: jax.Array,
   trigger: jax.Array,
   mask: jax.Array,
-  options: TriggerOptions = TriggerOptions(),
+  options: TriggerOptions = PUBLISHED,
   *,
   low: jax.Array | float = -jnp.inf,
   high: jax.Array | float = jnp.inf,
