@@ -93,8 +93,9 @@ def discriminator_loss(
   """What the discriminators minimise; the caller keeps the student fixed."""
   chex.assert_equal_shape([teacher.embedding, student.embedding])
   real, edges = nodes.real, nodes.real_edges
-  from_teacher, from_student = judge_logits(params['logits'], teacher.logits), judge_logits(
-    params['logits'], student.logits
+  from_teacher, from_student = (
+    judge_logits(params['logits'], teacher.logits),
+    judge_logits(params['logits'], student.logits),
   )
   c_t, c_s = summary(teacher.embedding, real), summary(student.embedding, real)
 
@@ -132,10 +133,7 @@ def student_loss(
   )
   return (
     negative_log_likelihood(student.logits, nodes.labels, nodes.train)
-    + 0.5
-    * (
-      negative_log_likelihood(judged[:, :-1], nodes.labels, nodes.train) + _towards(judged[:, -1], 1.0, real)
-    )
+    + 0.5 * (negative_log_likelihood(judged[:, :-1], nodes.labels, nodes.train) + _towards(judged[:, -1], 1.0, real))
     + l1
     + _towards(judge_edges(params['edges'], graph, student.embedding), 1.0, nodes.real_edges)
     + graph_part

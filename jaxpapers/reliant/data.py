@@ -160,9 +160,7 @@ def _dblp(name: str, folder: Path) -> Dataset:
   return Dataset(name, x, senders, receivers, labels, sensitive, splits, names, note)
 
 
-def structural_features(
-  senders: np.ndarray, receivers: np.ndarray, nodes: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def structural_features(senders: np.ndarray, receivers: np.ndarray, nodes: int) -> tuple[np.ndarray, tuple[str, ...]]:
   """Features for a graph without any: log degree, mean log degree of neighbours, no neighbour, and a constant.
 
   Self-loops are in the list and not counted.

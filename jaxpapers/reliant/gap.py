@@ -102,4 +102,4 @@ def gap(probabilities: jax.Array, contrast: jax.Array, step: str = 'official') -
   """
   chex.assert_rank([probabilities, contrast], [2, 1])
   # Both groups' weights sum to one, so that the constant 1/2 of f falls out.
-  return jnp.sum(jnp.square(contrast @ centred_step(probabilities, step)))
+  return jnp.sum(jnp.square(jnp.sum(contrast[:, None] * centred_step(probabilities, step), axis=0)))

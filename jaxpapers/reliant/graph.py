@@ -5,6 +5,7 @@ import jraph
 import numpy as np
 from scipy import sparse
 
+
 def symmetric_edges(
   senders: np.ndarray, receivers: np.ndarray, nodes: int, *, self_loops: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:

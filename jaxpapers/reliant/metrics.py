@@ -39,9 +39,7 @@ def statistical_parity_gap(predicted: np.ndarray, sensitive: np.ndarray, positiv
   return _difference(np.asarray(predicted) == positive, np.asarray(sensitive), 'dSP')
 
 
-def equal_opportunity_gap(
-  predicted: np.ndarray, labels: np.ndarray, sensitive: np.ndarray, positive: int = 1
-) -> float:
+def equal_opportunity_gap(predicted: np.ndarray, labels: np.ndarray, sensitive: np.ndarray, positive: int = 1) -> float:
   """|P(p = positive | s = 0, y = positive) - P(p = positive | s = 1, y = positive)|; NaN as above."""
   members = np.asarray(labels) == positive
   return _difference(np.asarray(predicted)[members] == positive, np.asarray(sensitive)[members], 'dEO')
