@@ -99,7 +99,8 @@ def bellman(transitions: Array, tables: CostTables, limit: Array, ticks: int, fi
     ticks: resolution; durations are rounded up to limit / ticks.
     fixed_next: every exit is visited: classic early exit with the best frequencies.
   """
-  rows, bins, exits, _ = transitions.shape
+  tables = jax.tree.map(jnp.asarray, tables)
+  _, bins, exits, _ = transitions.shape
   points = tables.segment_time.shape[1]
   tick = jnp.asarray(limit) / ticks
   span_time, span_energy = _spans(tables)
@@ -157,7 +158,8 @@ def run(policy: Policy, tables: CostTables, scores: Array, theta: Array, edges: 
     (walk, run): as of every other policy; `walk.predicted[:, k]` is the exit chosen at k (the choice at the start is
     in no column), `run.clock[:, k]` the time when exit k was visited or passed.
   """
-  samples, exits = jnp.shape(scores)
+  tables = jax.tree.map(jnp.asarray, tables)
+  _, exits = jnp.shape(scores)
   sure = confident(scores, theta)
   bins = score_bins(edges, scores)
   ticks = policy.value.shape[-1] - 1

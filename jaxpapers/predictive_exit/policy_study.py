@@ -259,7 +259,7 @@ def study(
   allowed_loss: Array = 0.005,
   count: int = 200,
 ) -> Study:
-  """Sweeps every scheme, chooses thresholds on calibration data, and runs every frequency rule; jit with `count` static.
+  """Sweeps every scheme, chooses thresholds on calibration data, and runs every frequency rule; `count` is static.
 
   Args:
     platform: the processor.
@@ -300,7 +300,7 @@ def with_head_ratio(costs: Costs, ratio: Array) -> Costs:
 def head_study(
   costs: Costs, calibration: Scored, test: Scored, ratios: Array, allowed_loss: Array = 0.005, count: int = 60
 ) -> dict[str, tuple[jax.Array, jax.Array, jax.Array]]:
-  """(accuracy, compute, heads) on test of every scheme at its chosen threshold, for heads of other costs; [ratios] each.
+  """(accuracy, compute, heads) on test of every scheme at its chosen threshold, for other costs of heads; [ratios].
 
   Arguments as for `study`; `ratios` are head costs in mean segments.
   """

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxpapers.predictive_exit import costs, platforms, policy_study, sweep
+from jaxpapers.predictive_exit import costs, energy_report
 from jaxpapers.predictive_exit.comparison import CRITERIA, ENGINES, Choice, choose, policy_curve, threshold_grid
 from jaxpapers.predictive_exit.data import Splits
 from jaxpapers.predictive_exit.model import MultiExit
 from jaxpapers.predictive_exit.prediction import accuracy_forward, forecast_errors, official_score, official_walk
-from jaxpapers.predictive_exit.scores import max_prob
-from jaxpapers.predictive_exit.tables import Costs, ExitTable
+from jaxpapers.predictive_exit.tables import ExitTable
 from jaxpapers.predictive_exit.thresholds import MODES, activation_thresholds, batch_activation, official_batches
 
 __all__ = ['Outputs', 'Settings', 'activations', 'draw', 'official_batches']
@@ -89,7 +88,15 @@ def draw(page: Any, outputs: Outputs, settings: Settings) -> None:
   comparison(page, networks, books, settings)
   forecasts(page, networks, settings)
   curves(page, networks[0], book, settings)
-  energy(page, networks, work, settings)
+  energy_report.draw(
+    page,
+    [(calibration, test) for calibration, test, _ in networks],
+    work,
+    platform=settings.platform,
+    alphas=settings.alphas,
+    drop=settings.drop,
+    grid=settings.grid,
+  )
   ratio = work.head_macs[:-1].mean() / layer
   page.text(
     f'A head costs {ratio:.1%} of a mean layer in multiply-adds: forecasting can only save the heads it skips, and '
@@ -174,7 +181,7 @@ def _claims(page: Any, results: Mapping[str, list[list[Choice]]]) -> dict[str, A
   page.table(
     ['cost of heads', 'exits run: official engine / next', 'compute: max_prob / official criterion'],
     rows,
-    'Per network. The forecast saves exits; the choice of criterion decides far more of the compute.',
+    'Per network. Below 1 the first saves the heads that it skips, the second multiply-adds.',
   )
   return claims
 
@@ -264,50 +271,3 @@ def curves(page: Any, network: tuple, book: tuple, settings: Settings) -> None:
     'pareto', figure, 'Every threshold, from exit 1, true multiply-adds, first network; drawn on test images.'
   )
   plt.close(figure)
-
-
-ENERGY_WORK = (
-  64  # the small network's work is multiplied by this, so that times are those of a network worth scheduling
-)
-ENERGY_HEAD = 0.25  # a head in mean segments
-
-
-def energy(page: Any, networks: list, work: Costs, settings: Settings) -> None:
-  """Energy of every policy and frequency rule under deadlines (extension), at equal calibration accuracy."""
-  page.heading(f'Energy under a deadline, modelled for {settings.platform} (extension)')
-  scaled = policy_study.with_head_ratio(Costs(*(ENERGY_WORK * np.asarray(x) for x in work)), ENERGY_HEAD)
-  alphas = np.asarray(settings.alphas)
-
-  @jax.jit
-  def outcomes(calibration, test):
-    found = policy_study.study(
-      platforms.platform(settings.platform),
-      scaled,
-      sweep.scored(calibration, max_prob),
-      sweep.scored(test, max_prob),
-      alphas,
-      settings.drop,
-      settings.grid,
-    )
-    return found.outcomes
-
-  each = [jax.tree.map(np.asarray, outcomes(calibration, test)) for calibration, test, _ in networks]
-  means = jax.tree.map(lambda *x: np.mean(x, axis=0), *each)
-  rows = [
-    [name, *map(float, o.energy), float(o.accuracy.mean()), *map(float, o.misses), float(o.heads.mean())]
-    for name, o in means.items()
-  ]
-  page.table(
-    [
-      'policy and frequency rule',
-      *(f'energy, deadline {a:g}' for a in settings.alphas),
-      'accuracy',
-      *(f'missed, {a:g}' for a in settings.alphas),
-      'heads',
-    ],
-    rows,
-    f'Test set, mean over {len(networks)} networks, relative to the plain network at full speed; a head costs '
-    f'{ENERGY_HEAD:g} of a mean segment, all work times {ENERGY_WORK}. Constants that no vendor publishes: '
-    f'{", ".join(platforms.illustrative(settings.platform))}.',
-  )
-  page.results(energy={name: jax.tree.map(lambda x: x.tolist(), o._asdict()) for name, o in means.items()})

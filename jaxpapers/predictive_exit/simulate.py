@@ -49,6 +49,7 @@ def simulate(tables: CostTables, walk: Walk, choose: Chooser, start_point: Array
     start_point: int, operating point at the start.
   """
   chex.assert_equal_shape([walk.visited, walk.predicted])
+  tables = jax.tree.map(jnp.asarray, tables)
   exits = tables.segment_time.shape[0]
 
   def one(taken, visited, predicted):
@@ -97,6 +98,7 @@ def deadline_safe(
   tables: CostTables, walk: Walk, limit: Array, start_point: Array, mode: str = 'hard', choice: str = 'lowest'
 ) -> Run:
   """Frequency from every forecast by `dvfs.choose_point`; arguments as there."""
+  tables = jax.tree.map(jnp.asarray, tables)
   sums = dvfs.remaining(tables)
 
   def choose(k, forecast, now, point):
@@ -132,6 +134,7 @@ def scheduled(tables: CostTables, walk: Walk, schedule: Array, start_point: Arra
     schedule: [exits] int.
     start_point: int, operating point before the first segment.
   """
+  tables = jax.tree.map(jnp.asarray, tables)
   schedule = jnp.asarray(schedule, jnp.int32)
   index = jnp.arange(schedule.shape[0])
   before = jnp.concatenate([jnp.asarray(start_point, jnp.int32)[None], schedule[:-1]])
