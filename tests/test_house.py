@@ -20,11 +20,14 @@ def test_contract_lists_every_room():
 
 
 @pytest.mark.parametrize('room', ROOMS)
-def test_room_has_config_tests_and_readme_row(room):
-  assert (ROOT / 'configs' / f'{room}.py').exists()
+def test_room_has_what_the_readme_says(room):
+  row = next(line for line in (ROOT / 'README.md').read_text().splitlines() if line.startswith(f'| `{room}` |'))
+  state = row.split('|')[-2].strip()
+  assert state in ('works', 'in progress')
   assert (ROOT / 'tests' / room / '__init__.py').exists()
-  assert f'`{room}`' in (ROOT / 'README.md').read_text()
-  assert (ROOT / 'jaxpapers' / room / 'experiment.py').exists()
+  if state == 'works':
+    assert (ROOT / 'configs' / f'{room}.py').exists()
+    assert (ROOT / 'jaxpapers' / room / 'experiment.py').exists()
 
 
 @pytest.mark.parametrize('room', ROOMS)
