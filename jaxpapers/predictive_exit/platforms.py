@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import scipy.optimize
 
 from jaxpapers.predictive_exit.energy import Platform, leakage_power
 from jaxpapers.predictive_exit.tables import Array
@@ -292,13 +292,11 @@ def read_platform(path: str | Path, **constants: float) -> Platform:
 FITTED = ('c_eff', 'macs_per_cycle', 'i0', 'p_base')
 
 
-def calibrate_platform(
-  start: Platform, f: Array, V: Array, macs: Array, time: Array, power: Array, steps: int = 3000, rate: float = 0.02
-) -> Platform:
+def calibrate_platform(start: Platform, f: Array, V: Array, macs: Array, time: Array, power: Array) -> Platform:
   """Fits capacitance, throughput, leakage and base power to measured runs of compute-bound work.
 
-  Least squares of log(time) and log(power) by gradient descent on the logarithms of the constants (FITTED), so that all
-  stay positive; the other constants are those of `start`.
+  Least squares of log(time) and log(power) in the logarithms of the constants (FITTED), so that all stay positive; the
+  derivatives are those of the model. The other constants are those of `start`.
 
   Args:
     start: where the fit begins.
@@ -307,8 +305,6 @@ def calibrate_platform(
     macs: [runs] multiply-adds of a run.
     time: [runs] s.
     power: [runs] mean W.
-    steps: of Adam with a cosine schedule.
-    rate: its first learning rate.
 
   Raises:
     ValueError: if the columns differ in length or hold a number that is not positive.
@@ -320,23 +316,19 @@ def calibrate_platform(
       raise ValueError(f'Measured {name} needs one number per run, {columns["f"].shape}, not shape {value.shape}.')
     if not np.all(value > 0):
       raise ValueError(f'Measured {name} holds a number that is not positive.')
-  data = {name: jnp.asarray(x) for name, x in columns.items()}
 
-  def loss(logs: dict[str, jax.Array]) -> jax.Array:
-    p = start._replace(f=data['f'], V=data['V'], **{name: jnp.exp(x) for name, x in logs.items()})
+  @jax.jit
+  def residuals(logs: jax.Array) -> jax.Array:
+    data = {name: jnp.asarray(x) for name, x in columns.items()}
+    p = start._replace(f=data['f'], V=data['V'], **dict(zip(FITTED, jnp.exp(logs), strict=True)))
     computing = data['macs'] / (p.macs_per_cycle * p.util * p.f)
     took = computing + p.t_launch
     busy = (computing + p.stall * p.t_launch) / took
     drawn = p.c_eff * p.V**2 * p.f * busy + leakage_power(p) + p.p_base
-    return jnp.mean(jnp.log(took / data['time']) ** 2 + jnp.log(drawn / data['power']) ** 2)
+    return jnp.concatenate([jnp.log(took / data['time']), jnp.log(drawn / data['power'])])
 
-  optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
-  logs = {name: jnp.log(jnp.maximum(jnp.asarray(getattr(start, name), float), 1e-12)) for name in FITTED}
-
-  def step(_, state):
-    logs, memory = state
-    updates, memory = optimizer.update(jax.grad(loss)(logs), memory)
-    return optax.apply_updates(logs, updates), memory
-
-  logs, _ = jax.jit(lambda x: jax.lax.fori_loop(0, steps, step, (x, optimizer.init(x))))(logs)
-  return start._replace(**{name: float(jnp.exp(x)) for name, x in logs.items()})
+  with jax.enable_x64(True):
+    first = np.log([max(float(getattr(start, name)), 1e-12) for name in FITTED])
+    slopes = jax.jit(jax.jacfwd(residuals))
+    fit = scipy.optimize.least_squares(residuals, first, jac=slopes, x_scale='jac', xtol=1e-14, ftol=1e-14, gtol=1e-14)
+  return start._replace(**dict(zip(FITTED, map(float, np.exp(fit.x)), strict=True)))
