@@ -230,9 +230,7 @@ class Conv(nn.Module):
     default = torch_uniform(math.prod(shape[:3]))
     kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
     dtype = self.dtype or x.dtype
-    y = conv(
-      x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups, self.patches
-    )
+    y = conv(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups, self.patches)
     if not self.use_bias:
       return y
     return y + self.param('bias', self.bias_init or default, (self.features,), jnp.float32).astype(dtype)

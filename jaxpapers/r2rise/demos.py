@@ -121,8 +121,8 @@ def pad_trajectories(
     raise ValueError(f'Trajectory {lengths.index(0)} is empty.')
   if not extra <= {0} and not extra <= {1}:
     raise ValueError(
-      f'observations have lengths {[len(o) for o in observations][:8]} but actions {lengths[:8]}: every trajectory needs '
-      'as many observations as actions, or every one needs one more.'
+      f'observations have lengths {[len(o) for o in observations][:8]} but actions {lengths[:8]}: every trajectory '
+      'needs as many observations as actions, or every one needs one more.'
     )
   longest = max(lengths)
 
