@@ -6,7 +6,7 @@ comes from there); every other constant is illustrative, an order of magnitude a
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -265,10 +265,7 @@ def read_platform(path: str | Path, **constants: float) -> Platform:
   Raises:
     ValueError: naming file, line and what is wrong, or an unknown constant.
   """
-  known = SOURCES['rk3399_big'].constants
-  for name in constants:
-    if name not in known:
-      raise ValueError(f'The platform constant {name!r} is not known; known: {", ".join(known)}.')
+  _check_constants(constants)
   path = Path(path)
   if not path.is_file():
     raise ValueError(f'There is no platform file {str(path)!r}.')
@@ -286,7 +283,38 @@ def read_platform(path: str | Path, **constants: float) -> Platform:
   if not points:
     raise ValueError(f'{path} holds no operating point.')
   f, V = np.array(points, np.float64).T
-  return check_platform(Platform(f * 1e6, V, **{**known, **constants}), path.name)
+  return check_platform(Platform(f * 1e6, V, **{**SOURCES['rk3399_big'].constants, **constants}), path.name)
+
+
+def load(name: str, constants: str = '') -> Platform:
+  """A platform by its name, or from a CSV file, with constants changed.
+
+  Args:
+    name: one of SOURCES, or a path that ends in .csv.
+    constants: 'c_eff=4e-10,t_sw=1e-4'; fields of `Platform`.
+
+  Raises:
+    ValueError: for an unknown name, file or constant, or text that is no number.
+  """
+  values = {}
+  for part in filter(None, (x.strip() for x in constants.split(','))):
+    key, _, text = part.partition('=')
+    try:
+      values[key.strip()] = float(text)
+    except ValueError:
+      raise ValueError(f'Platform constants look like c_eff=4e-10,t_sw=1e-4, not {part!r}.') from None
+  if name.endswith('.csv'):
+    return read_platform(name, **values)
+  p = platform(name)
+  _check_constants(values)
+  return check_platform(p._replace(**values), name)
+
+
+def _check_constants(names: Iterable[str]) -> None:
+  known = Platform._fields[2:]
+  for name in names:
+    if name not in known:
+      raise ValueError(f'The platform constant {name!r} is not known; known: {", ".join(known)}.')
 
 
 FITTED = ('c_eff', 'macs_per_cycle', 'i0', 'p_base')

@@ -15,7 +15,7 @@ from jaxpapers.predictive_exit.tables import Array, Costs
 
 BINS = 6
 TICKS = 150  # of the deadline, in dynamic programmes
-LEVELS = 12  # thresholds that the optimal policy may choose from
+LEVELS = 16  # thresholds that the optimal policy may choose from
 
 
 def schemes() -> dict[str, sweep.Scheme]:
@@ -279,7 +279,8 @@ def study(
 
   target = final(calibration) - allowed_loss
   chosen = choose_all(curves, thetas, calibration, test, target)
-  levels = thetas[jnp.linspace(0, count - 1, LEVELS + 1)[:-1].astype(int) + count // LEVELS - 1]
+  # The upper two thirds: lower thresholds leave at once and are never accurate enough.
+  levels = thetas[jnp.linspace(count // 3, count - 1, LEVELS).astype(int)]
 
   def at(alpha):
     return under_deadline(tables, platform, chosen, calibration, test, levels, target, alpha)

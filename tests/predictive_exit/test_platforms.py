@@ -68,12 +68,23 @@ def test_constants_that_cannot_be_are_refused(tmp_path):
     platforms.read_platform(tmp_path / 'absent.csv')
   file = tmp_path / 'board.csv'
   file.write_text('f_mhz,volt\n300,0.7\n')
-  with pytest.raises(ValueError, match="constant 'watts' is not known; known: macs_per_cycle"):
+  with pytest.raises(ValueError, match="constant 'watts' is not known; known: c_eff, macs_per_cycle"):
     platforms.read_platform(file, watts=3)
   with pytest.raises(ValueError, match='bw must be positive'):
     platforms.read_platform(file, bw=0)
   with pytest.raises(ValueError, match='util and stall are shares'):
     platforms.read_platform(file, util=1.5)
+
+
+def test_platform_by_name_or_file_with_constants(tmp_path):
+  file = tmp_path / 'board.csv'
+  file.write_text('f_mhz,volt\n300,0.7\n')
+  assert platforms.load(str(file), 'c_eff=1e-9, stall=0.5').stall == 0.5
+  assert platforms.load('rk3399_big', 't_sw=1').t_sw == 1 and platforms.load('rk3399_big').t_sw == 40e-6
+  with pytest.raises(ValueError, match='constants look like'):
+    platforms.load('rk3399_big', 't_sw')
+  with pytest.raises(ValueError, match="'speed' is not known"):
+    platforms.load('rk3399_big', 'speed=1')
 
 
 def test_levels_are_the_nearest_by_a_loop():
