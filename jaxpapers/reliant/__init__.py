@@ -1,8 +1,9 @@
 """RELIANT: fair knowledge distillation for graph neural networks (SDM 2023, arXiv 2301.01150).
 
-A teacher GNN is distilled into a student whose input has two learnable columns, proxies of bias: individual proxies are
-trained to make the student unfair, the student to be fair without them. Here: exact graph layers on `jraph.GraphsTuple`,
-both distillation frameworks (CPF, GraphAKD), any pair of models, official names, seeds and weights as one program.
+A teacher GNN is distilled into a student whose input has two learnable columns, proxies of bias: individual proxies
+are trained to make the student unfair, the student to be fair without them. Here: exact graph layers on
+`jraph.GraphsTuple`, both distillation frameworks (CPF, GraphAKD) for any pair of models, official names, and seeds and
+weights of the gap as one program.
 
     from jaxpapers import reliant
     problem = reliant.make_problem(x, senders, receivers, labels, sensitive, splits)

@@ -18,8 +18,8 @@ def block_model(seed: int, nodes: int = 1200, edges: int = 6000):
     edges: distinct undirected edges.
 
   Returns:
-    (x [N, 16] float32, senders, receivers with both directions and loops, labels [N], sensitive [N], Splits). The number
-    of directed edges is 2 * edges + nodes for every seed.
+    (x [N, 16] float32, senders, receivers with both directions and loops, labels [N], sensitive [N], Splits). The
+    number of directed edges is 2 * edges + nodes for every seed.
   """
   if edges > nodes * (nodes - 1) // 8:
     raise ValueError(f'{edges} edges are too many for a sparse graph of {nodes} nodes.')

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -247,6 +246,5 @@ class _Run:
       return params
     found = training.targets_of(self.teacher.apply(params, seen.graph, None))
     if self.config.framework == 'cpf':
-      nothing = jnp.zeros(0)
-      return found._replace(log_probabilities=nothing, embedding=nothing)
-    return found._replace(probabilities=jnp.zeros(0))
+      return found._replace(log_probabilities=None, embedding=None)
+    return found._replace(probabilities=None)

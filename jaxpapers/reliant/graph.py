@@ -49,7 +49,7 @@ def check_edges(senders: np.ndarray, receivers: np.ndarray, nodes: int) -> None:
     wrong = np.flatnonzero((ends < 0) | (ends >= nodes))
     if wrong.size:
       raise ValueError(
-        f'Edge {wrong[0]} has {name} {ends[wrong[0]]}, but the graph has nodes 0..{nodes - 1} ({wrong.size} such edges).'
+        f'Edge {wrong[0]} has {name} {ends[wrong[0]]}, but the nodes are 0..{nodes - 1} ({wrong.size} such edges).'
       )
 
 

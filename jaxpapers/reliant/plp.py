@@ -56,7 +56,7 @@ def averaged_labels(
     scores: e [N] of the senders.
     attention_dropout: rate.
     key: None in evaluation mode.
-    shift: what is subtracted from e before exp. 'global': the largest e, quick, for scores within about 80 of each other.
+    shift: what is subtracted from e before exp. 'global': the largest e, quick, for scores within 80 of each other.
       'receiver': the largest among each receiver's in-edges, for any range.
 
   Returns:
@@ -69,7 +69,8 @@ def averaged_labels(
     weights = edge_softmax(graph, scores[graph.senders])
     weights = dropout(key, weights, attention_dropout)
     return segment_sum(graph, weights[:, None] * h[graph.senders])
-  weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max()))[:, None]
+  # exp(-85) is still a normal float32.
+  weights = jnp.exp(jnp.maximum(scores - jax.lax.stop_gradient(scores.max()), -85.0))[:, None]
   rows = jnp.concatenate([weights * h, weights], axis=1)[graph.senders]
   if graph.edges is not None:
     rows = rows * graph.edges[:, None]
@@ -78,7 +79,10 @@ def averaged_labels(
     factor = jnp.where(kept, 1.0 / (1.0 - attention_dropout), 0.0)[:, None]
     rows = jnp.concatenate([rows[:, :-1] * factor, rows[:, -1:]], axis=1)
   sums = segment_sum(graph, rows)
-  return sums[:, :-1] / jnp.where(sums[:, -1:] > 0.0, sums[:, -1:], 1.0)
+  total = jnp.where(sums[:, -1:] > 0.0, sums[:, -1:], 1.0)
+  # The gradient of a quotient squares the divisor, which underflows where all neighbours score low: scaled to 1 first.
+  scale = jax.lax.stop_gradient(total)
+  return (sums[:, :-1] / scale) / (total / scale)
 
 
 def label_propagation(

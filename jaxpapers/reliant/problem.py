@@ -25,8 +25,8 @@ class Problem(NamedTuple):
   """A pytree of arrays; masks are float32, 1 where a node (or edge) counts. Padding counts nowhere.
 
   Attributes:
-    graph: nodes 'x', 'in_degree', 'out_degree', 'id', 'start' [N, C] (labels of training nodes, else 1 / C) and 'clamped'
-      [N] bool (training nodes).
+    graph: nodes 'x', 'in_degree', 'out_degree', 'id', 'start' [N, C] (labels of training nodes, else 1 / C) and
+      'clamped' [N] bool (training nodes).
     labels: [N] int32.
     sensitive: [N] int32.
     train: [N].
@@ -122,8 +122,8 @@ def make_problem(
     metrics: rows of the contrasts, of 'sp' and 'eo'.
     framework: 'cpf' takes the gaps over all but training nodes; 'akd' over training nodes for the student and over all
       nodes for the proxies (specification, 3.2).
-    eo_labels: 'all' looks at the true labels of every node, as the authors do, though those of validation and test nodes
-      leak into training; 'train' at those of training nodes only, over which the gap is then taken.
+    eo_labels: 'all' looks at the true labels of every node, as the authors do, though those of validation and test
+      nodes leak into training; 'train' at those of training nodes only, over which the gap is then taken.
     positive: class whose true-positive rates 'eo' compares.
 
   Raises:

@@ -1,4 +1,4 @@
-"""RELIANT's proxies of bias: two input columns per node, individual for one objective, their mean for all else (3.1)."""
+"""RELIANT's proxies of bias: two input columns per node, individual for one objective, else their mean (3.1)."""
 
 import chex
 import jax

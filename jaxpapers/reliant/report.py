@@ -102,8 +102,8 @@ def comparison(page: Any, found: Mapping[str, Any], probabilities: Mapping[str, 
     if 'penalty_only' in found:
       alone = found['penalty_only']
       page.text(
-        f'The penalty alone reaches {alone[metric][0].mean():.4f} at accuracy {alone["accuracy"][0].mean():.4f}, RELIANT '
-        f'{after:.4f} at {main["accuracy"][0].mean():.4f}: the difference is what learning the proxies adds.'
+        f'The penalty alone reaches {alone[metric][0].mean():.4f} at accuracy {alone["accuracy"][0].mean():.4f}, '
+        f'RELIANT {after:.4f} at {main["accuracy"][0].mean():.4f}: the difference is what learning the proxies adds.'
       )
 
 
@@ -212,7 +212,8 @@ def proxies(page: Any, rows: np.ndarray, loaded: Dataset) -> None:
   page.figure(
     'proxies',
     figure,
-    f'Proxies after training, first seed. A linear probe reads s off them with accuracy {probe:.3f} (majority {base:.3f}).',
+    f'Proxies after training, first seed. A linear probe reads s off them with accuracy {probe:.3f} '
+    f'(majority {base:.3f}).',
   )
   page.results(proxy_probe=float(probe), proxy_probe_majority=float(base))
   plt.close(figure)

@@ -37,9 +37,7 @@ class Sampler:
       ValueError: for sizes that cannot be.
     """
     if not 0 < batch_size <= len(candidates):
-      raise ValueError(
-        f'batch_size={batch_size} must be positive and at most the {len(candidates)} nodes to draw from.'
-      )
+      raise ValueError(f'batch_size={batch_size} must lie in 1..{len(candidates)}, the nodes to draw from.')
     if not fanouts or min(fanouts) < 1:
       raise ValueError(f'fanouts={tuple(fanouts)} must hold at least one positive number of neighbours.')
     graph = problem.graph

@@ -1,7 +1,7 @@
-"""One epoch of a teacher, of CPF with RELIANT, and of GraphAKD with RELIANT: pure functions (specification, 3.1, 3.4, 4).
+"""One epoch of a teacher, of CPF and of GraphAKD with RELIANT: pure functions (specification, 3.1, 3.4, 4).
 
-RELIANT alternates. The student's step sees the mean proxies and lowers distance and gap; then the proxies' step, with the
-updated student, raises the gap of the individual proxies. No gradient of the one objective with respect to the other's
+RELIANT alternates. The student's step sees the mean proxies and lowers distance and gap; then the proxies' step,
+with the updated student, raises the gap of the individual proxies. No gradient of the one objective with respect to the other's
 variables is ever formed.
 """
 
@@ -127,7 +127,7 @@ def _validate(model, weights, graph, problem, best, kept, selection, done):
 
 
 class Targets(NamedTuple):
-  """The teacher's output on every node.
+  """The teacher's output on every node; None what a framework does not need.
 
   Attributes:
     probabilities: [N, C], rounded to 4 decimals as CPF stores them.
@@ -135,9 +135,9 @@ class Targets(NamedTuple):
     embedding: [N, H].
   """
 
-  probabilities: jax.Array
-  log_probabilities: jax.Array
-  embedding: jax.Array
+  probabilities: jax.Array | None
+  log_probabilities: jax.Array | None
+  embedding: jax.Array | None
 
 
 def targets_of(output: Output) -> Targets:
@@ -207,8 +207,8 @@ def cpf_training(
     optimizer: makes the two optimizers.
     classes: C.
     nodes: of the whole graph; a problem may be a sample of it.
-    inputs: kind and place of the proxies. 'none' is vanilla distillation without gap. 'fixed' trains on [s, 1 - s],
-      'frozen' on the mean of random proxies that never change: the penalty alone.
+    inputs: kind and place of the proxies. 'none' is vanilla distillation without gap. 'fixed' has the
+      proxies [s, 1 - s], 'frozen' random ones; neither learns them, which leaves the penalty alone.
     selection: of the best epoch.
     distance: see `losses.distance`; over all but training nodes.
     step: see `gap.soft_step`.
@@ -299,8 +299,8 @@ def akd_training(
     output = jax.eval_shape(lambda p: student_outputs(model, inputs, p, problem.graph), params)
     if output.embedding.shape[-1] != width:
       raise ValueError(
-        f'The student embeds in {output.embedding.shape[-1]} dimensions, its teacher in {width}: GraphAKD compares them, '
-        f'so set the width of the student to {width}.'
+        f'The student embeds in {output.embedding.shape[-1]} dimensions, its teacher in {width}: GraphAKD compares '
+        f'them, so set the width of the student to {width}.'
       )
     discriminators = akd.init_discriminators(other_key, width, classes)
     opt_state = {

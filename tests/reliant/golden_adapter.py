@@ -94,6 +94,10 @@ def forward(arrays, meta, path):
   yield Check('global_emb_D', akd.judge_graph(judge, embedding, c), out['global_emb_D'], 1e-5)
 
 
+def total(far, unfair):
+  return lambda z: far(z) + 1000.0 * unfair(z)
+
+
 def loss_terms(arrays, meta, path):
   yield Check('curve', gap.soft_step(jnp.asarray(arrays['input/curve_s'], jnp.float32)), arrays['output/curve_f'], 1e-6)
   for prefix in sorted({name.split('/')[1] for name in arrays if name.endswith('/logits')}):
@@ -118,9 +122,9 @@ def loss_terms(arrays, meta, path):
       'kd_bce': far('binary_cross_entropy', mask),
       'kd_kl_mean': far('kl_mean', mask),
       'kl_batchmean': far('kl_batchmean', everyone),
-      'cpf_total_sp': lambda z, f=far('frobenius', mask), u=unfair(sp): f(z) + 1000.0 * u(z),
-      'cpf_total_eo': lambda z, f=far('frobenius', mask), u=unfair(eo): f(z) + 1000.0 * u(z),
     }
+    for metric in ('sp', 'eo'):
+      terms[f'cpf_total_{metric}'] = total(terms['kd_frobenius'], terms[metric])
     for name, term in terms.items():
       value, grad = jax.jit(jax.value_and_grad(term))(logits)
       yield Check(f'{prefix} {name}', value, out[name], 1e-6, relative=True)
