@@ -79,7 +79,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
 def _default(config):
   config.seeds = 4
   config.teacher_training.update({'epochs': 300, 'patience': 0})
-  config.student.update({'epochs': 200, 'patience': 0})
+  config.student.update({'epochs': 175, 'patience': 0})
   config.also_metrics = ('eo',)
   config.sweep = (0.25, 4.0)
   config.log_every = 1

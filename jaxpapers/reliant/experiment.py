@@ -157,7 +157,9 @@ class _Run:
       rows.append(('vanilla_without_columns', 'none', single))
     if config.proxy != 'none':
       full = single._replace(points=self.points)
-      rows += [('penalty_only', 'frozen', full)] if config.ablation else []
+      if config.ablation:
+        same = tuple(p for p in self.points if p.metric == config.metric)
+        rows.append(('penalty_only', 'frozen', single._replace(points=same)))
       rows.append(('reliant' if config.proxy == 'learned' else 'fixed_proxies', config.proxy, full))
     for name, kind, grid in rows:
       seen = whole
@@ -170,7 +172,7 @@ class _Run:
 
     def draw(states: Mapping[str, Any], page: Any) -> None:
       columns = tuple(self.sets[0].features[-2:]) if config.proxy_columns == 'replace_last' else ()
-      report.draw(states, page, report.Context(self.sets, grids, applies, columns))
+      report.draw(states, page, report.Context(self.sets, grids, applies, columns, config.epochs_per_step))
 
     return Experiment(stages, draw)
 

@@ -33,12 +33,14 @@ class Context(NamedTuple):
     grids: replicas of each stage.
     predictions: stage -> ((state, batch) -> probabilities [R, N, C], batch).
     replaced: names of the columns that proxies overwrite, or ().
+    epochs: in one step of the engine.
   """
 
   sets: Sequence[Dataset]
   grids: Mapping[str, Grid]
   predictions: Mapping[str, tuple[Callable, Any]]
   replaced: tuple[str, ...]
+  epochs: int
 
 
 def draw(states: Mapping[str, Any], page: Any, context: Context) -> None:
@@ -143,7 +145,7 @@ def front(page: Any, found: Mapping[str, Any], context: Context) -> None:
       axis.plot(x[same].mean(axis=1), y[same].mean(axis=1), marker='o', color=f'C{color}', label=TITLES[name])
       for i in same if len(same) > 1 else ():
         axis.annotate(
-          f'{points[i].alpha:.3g}',
+          f'{points[i].alpha:.0f}',
           (x[i].mean(), y[i].mean()),
           textcoords='offset points',
           xytext=(4, 5 if name == 'reliant' else -11),
@@ -166,18 +168,23 @@ def front(page: Any, found: Mapping[str, Any], context: Context) -> None:
 
 def curves(page: Any, context: Context) -> None:
   """Distance, gaps and validation accuracy over training."""
+
+  def epochs(stage, metric):
+    steps, values = page.history(stage, metric)
+    return [step * context.epochs for step in steps], values
+
   figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout='constrained')
   for color, name in enumerate(context.grids):
-    steps, values = page.history(name, 'distance')
+    steps, values = epochs(name, 'distance')
     axes[0].plot(steps, values, color=f'C{color}', label=TITLES[name]) if steps else None
     for metric, style in (('gap_mean', '-'), ('gap_individual', ':')):
-      steps, values = page.history(name, metric)
+      steps, values = epochs(name, metric)
       label = f'{TITLES[name]}, {"mean" if style == "-" else "individual"} proxies'
       axes[1].plot(steps, values, style, color=f'C{color}', label=label) if steps else None
-    steps, values = page.history(name, 'val_accuracy')
+    steps, values = epochs(name, 'val_accuracy')
     axes[2].plot(steps, values, color=f'C{color}', label=TITLES[name]) if steps else None
   for axis, title in zip(axes, ('distance to the teacher', 'gap while training', 'validation accuracy'), strict=True):
-    axis.set(title=title, xlabel='calls of the compiled program')
+    axis.set(title=title, xlabel='epoch')
     if axis.lines:
       axis.legend(fontsize=7)
   page.figure('curves', figure, 'Means over seeds at the main setting.')

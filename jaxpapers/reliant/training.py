@@ -1,8 +1,8 @@
 """One epoch of a teacher, of CPF and of GraphAKD with RELIANT: pure functions (specification, 3.1, 3.4, 4).
 
-RELIANT alternates. The student's step sees the mean proxies and lowers distance and gap; then the proxies' step,
-with the updated student, raises the gap of the individual proxies. No gradient of the one objective with respect to the other's
-variables is ever formed.
+RELIANT alternates. The student's step sees the mean proxies and lowers distance and gap; then the proxies' step, with
+the updated student, raises the gap of the individual proxies. No gradient of the one objective with respect to the
+other's variables is ever formed.
 """
 
 import functools
