@@ -71,8 +71,9 @@ def policy_report(
     tables = [tuple(map(_scored, pair)) for pair in networks]
     found = [_study(p, priced, *pair, np.asarray(alphas, np.float64), drop, grid) for pair in tables]
     ratios = np.unique([*heads, true_head])
-    by_head = [_head_study(work, *pair, ratios, drop, grid) for pair in tables]
-    by_energy = _energy_curves(p, priced, *tables[0], found[0].thetas)
+    spread = jax.jit(policy_study.by_head_cost)
+    by_head = [jax.tree.map(np.asarray, spread(study, work, ratios)) for study in found]
+    by_energy = _by_energy(p, priced, found[0])
     official = None if book is None else _in_book(found, book)
     dear = _cost_share(p, priced)
   outcomes = jax.tree.map(lambda *x: np.mean(x, axis=0), *(study.outcomes for study in found))
@@ -108,32 +109,22 @@ def _study(*args) -> Study:
   return jax.tree.map(np.asarray, _compiled(*args))
 
 
-@functools.partial(jax.jit, static_argnums=(5,))
-def _compiled_heads(costs, calibration, test, ratios, drop, grid):
-  return policy_study.head_study(costs, calibration, test, ratios, drop, grid)
-
-
-def _head_study(*args) -> dict[str, tuple[np.ndarray, ...]]:
-  return jax.tree.map(np.asarray, _compiled_heads(*args))
-
-
-@jax.jit
-def _energy_curves(p: Platform, costs: Costs, calibration, test, thetas) -> dict[str, sweep.Curve]:
-  """The sweep with energy at the highest frequency in the place of multiply-adds."""
+def _by_energy(p: Platform, costs: Costs, found: Study) -> dict[str, sweep.Curve]:
+  """The curves with energy at the highest frequency in the place of multiply-adds."""
   t = energy.cost_tables(p, costs)
   joules = Costs(t.segment_energy[:, -1], costs.segment_bytes, t.head_energy[:, -1], costs.head_bytes)
-  return sweep.sweep(policy_study.schemes(), calibration, test, joules, thetas, t.engine_energy[-1])
+  return {
+    name: curve._replace(compute=np.asarray(sweep.compute_of(curve.shares, joules, t.engine_energy[-1])))
+    for name, curve in found.curves.items()
+  }
 
 
 def _in_book(found: Sequence[Study], book: tuple[Array, Array]) -> dict[str, float]:
-  """Mean computation of the chosen walks in another cost book, relative to that book's plain network."""
+  """Mean computation at the chosen thresholds in another cost book, relative to that book's network without exits."""
   segments, heads = (np.asarray(x, np.float64) for x in book)
   other = Costs(segments, np.zeros_like(segments), heads, np.zeros_like(heads))
   return {
-    name: float(
-      np.mean([np.mean(policies.walk_macs(s.chosen.test[name], other, 0.0)) for s in found])
-      / policies.plain_macs(other)
-    )
+    name: float(np.mean([sweep.compute_of(_chosen(study, name).shares, other, 0.0) for study in found]))
     for name in found[0].curves
   }
 
@@ -254,7 +245,6 @@ def _headline(page: Any, found: Sequence[Study], outcomes: Mapping, alphas: Sequ
 
 def _figures(page, p, costs, name, found, outcomes, by_head, ratios, true_head, by_energy, alphas, at) -> None:
   first = found[0]
-  by_energy = jax.tree.map(np.asarray, by_energy)
   policy_figures.pareto(page, first.curves, by_energy, float(first.final))
   with jax.enable_x64(True):
     calibration = first.chosen.calibration['classic']

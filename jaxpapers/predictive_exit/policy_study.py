@@ -14,8 +14,8 @@ from jaxpapers.predictive_exit.sweep import Scored
 from jaxpapers.predictive_exit.tables import Array, Costs
 
 BINS = 6
-TICKS = 150  # of the deadline, in dynamic programmes
-LEVELS = 16  # thresholds that the optimal policy may choose from
+TICKS = 100  # of the deadline, in dynamic programmes
+LEVELS = 10  # thresholds that the optimal policy may choose from
 
 
 def schemes() -> dict[str, sweep.Scheme]:
@@ -69,12 +69,12 @@ def choose_all(
 ) -> Chosen:
   """The cheapest threshold of every scheme whose calibration accuracy reaches the target, and its walks."""
   known = schemes()
+  both, split = sweep.join(calibration, test)
   theta, on_test, on_calibration = {}, {}, {}
   for name in curves:
     curve = curves[name]
     theta[name] = jnp.asarray(thetas)[sweep.choose(curve.calibration_accuracy, curve.calibration_compute, target)]
-    on_test[name] = known[name](calibration, test, theta[name])
-    on_calibration[name] = known[name](calibration, calibration, theta[name])
+    on_calibration[name], on_test[name] = split(known[name](calibration, both, theta[name]))
   return Chosen(theta, on_test, on_calibration)
 
 
@@ -157,7 +157,7 @@ def optimal(
     return _accuracy(calibration, walk), jnp.mean(run.energy)
 
   accuracy, cost = jax.lax.map(at, thetas)
-  theta = thetas[sweep.choose(accuracy, cost, target)]
+  theta = jnp.asarray(thetas)[sweep.choose(accuracy, cost, target)]
   return mdp.run(solve(theta), tables, test.scores, theta, edges, top)
 
 
@@ -298,23 +298,21 @@ def with_head_ratio(costs: Costs, ratio: Array) -> Costs:
   )
 
 
-def head_study(
-  costs: Costs, calibration: Scored, test: Scored, ratios: Array, allowed_loss: Array = 0.005, count: int = 60
-) -> dict[str, tuple[jax.Array, jax.Array, jax.Array]]:
+def by_head_cost(found: Study, costs: Costs, ratios: Array) -> dict[str, tuple[jax.Array, jax.Array, jax.Array]]:
   """(accuracy, compute, heads) on test of every scheme at its chosen threshold, for other costs of heads; [ratios].
 
-  Arguments as for `study`; `ratios` are head costs in mean segments.
+  Args:
+    found: of the same networks; walks do not depend on costs, so that nothing is swept again.
+    costs: the true ones.
+    ratios: costs of a head in mean segments.
   """
-  thetas = sweep.threshold_grid(calibration.scores, count)
-  right = jnp.argmax(calibration.logits[:, -1], axis=-1) == calibration.labels
-  target = jnp.mean(right, dtype=jnp.result_type(float)) - allowed_loss
 
-  def at(ratio):
-    curves = sweep.sweep(schemes(), calibration, test, with_head_ratio(costs, ratio), thetas)
-    chosen = {}
-    for name, curve in curves.items():
-      best = sweep.choose(curve.calibration_accuracy, curve.calibration_compute, target)
-      chosen[name] = (curve.accuracy[best], curve.compute[best], curve.heads[best])
+  def at(ratio: jax.Array) -> dict[str, tuple[jax.Array, jax.Array, jax.Array]]:
+    priced, chosen = with_head_ratio(costs, ratio), {}
+    for name, curve in found.curves.items():
+      cost = sweep.compute_of(curve.calibration_shares, priced)
+      best = sweep.choose(curve.calibration_accuracy, cost, found.target)
+      chosen[name] = (curve.accuracy[best], sweep.compute_of(curve.shares, priced)[best], curve.heads[best])
     return chosen
 
-  return jax.lax.map(at, jnp.asarray(ratios))
+  return jax.vmap(at)(jnp.asarray(ratios))

@@ -6,7 +6,7 @@ test data only. Shapes: `samples` N, `exits` L, `thresholds` T.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,22 @@ class Scored(NamedTuple):
 Scheme = Callable[[Scored, Scored, Array], Walk]
 
 
+class Shares(NamedTuple):
+  """What the samples of a set ran, on the mean: enough to price a scheme in any cost book (`compute_of`).
+
+  Attributes:
+    reach: [thresholds, exits] share of samples that reach a segment.
+    visits: [thresholds, exits] share that runs a head.
+    forecasts: [thresholds] forecasts per sample.
+  """
+
+  reach: jax.Array
+  visits: jax.Array
+  forecasts: jax.Array
+
+
 class Curve(NamedTuple):
-  """A scheme at every threshold; all [thresholds].
+  """A scheme at every threshold; all [thresholds] but the shares.
 
   Attributes:
     calibration_accuracy: share right on the calibration set.
@@ -45,6 +59,8 @@ class Curve(NamedTuple):
     compute: multiply-adds there, relative to the network without exits.
     heads: heads run per test sample.
     depth: mean exit of the test samples.
+    calibration_shares: what the calibration set ran.
+    shares: what the test set ran.
   """
 
   calibration_accuracy: jax.Array
@@ -53,6 +69,8 @@ class Curve(NamedTuple):
   compute: jax.Array
   heads: jax.Array
   depth: jax.Array
+  calibration_shares: Shares
+  shares: Shares
 
 
 def scored(table: ExitTable, score: Score) -> Scored:
@@ -115,6 +133,31 @@ def threshold_grid(scores: Array, count: int = 200) -> jax.Array:
   return jnp.append(jnp.quantile(inner, jnp.linspace(0.0, 1.0, count - 1)), jnp.inf)
 
 
+def join(calibration: Scored, test: Scored) -> tuple[Scored, Callable[[Any], tuple[Any, Any]]]:
+  """(both sets in one table, function that splits what comes of it): a policy is then compiled once for both."""
+  count = calibration.scores.shape[0]
+  both = jax.tree.map(lambda *x: jnp.concatenate(x), calibration, test)
+
+  def split(result: Any) -> tuple[Any, Any]:
+    return jax.tree.map(lambda x: x[:count], result), jax.tree.map(lambda x: x[count:], result)
+
+  return both, split
+
+
+def compute_of(shares: Shares, costs: Costs, engine_macs: Array | float | None = None) -> jax.Array:
+  """Mean work of every threshold relative to the network without exits; [thresholds].
+
+  Args:
+    shares: of a curve.
+    costs: any cost book; only its multiply-adds count, which may be joules as well.
+    engine_macs: of one forecast; None for one per exit.
+  """
+  segments, heads = jnp.asarray(costs.segment_macs), jnp.asarray(costs.head_macs)
+  engine_macs = float(segments.shape[0]) if engine_macs is None else engine_macs
+  work = shares.reach @ segments + shares.visits @ heads + shares.forecasts * engine_macs
+  return work / policies.plain_macs(costs)
+
+
 def sweep(
   schemes: Mapping[str, Scheme],
   calibration: Scored,
@@ -133,22 +176,25 @@ def sweep(
     thresholds: [thresholds] or [thresholds, exits].
     engine_macs: of one forecast; None for one per exit.
   """
-  engine_macs = float(test.scores.shape[1]) if engine_macs is None else engine_macs
-  plain = policies.plain_macs(costs)
-  correct = [jnp.argmax(table.logits, axis=-1) == table.labels[:, None] for table in (calibration, test)]
+  both, split = join(calibration, test)
+  correct = split(jnp.argmax(both.logits, axis=-1) == both.labels[:, None])
+  exits = test.scores.shape[1]
+  dtype = jnp.result_type(float)
 
-  def summary(walk: Walk, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def summary(walk: Walk, right: jax.Array) -> tuple[jax.Array, jax.Array, Shares]:
     hit = jnp.take_along_axis(right, walk.exit[:, None], axis=1)
-    compute = jnp.mean(policies.walk_macs(walk, costs, engine_macs)) / plain
-    return jnp.mean(hit, dtype=compute.dtype), compute
+    reach = jnp.mean(walk.exit[:, None] >= jnp.arange(exits), axis=0, dtype=dtype)
+    visits = jnp.mean(walk.visited, axis=0, dtype=dtype)
+    shares = Shares(reach, visits, jnp.mean(walk.predictions, dtype=dtype))
+    return jnp.mean(hit, dtype=dtype), compute_of(shares, costs, engine_macs), shares
 
   def at(theta: jax.Array) -> dict[str, Curve]:
     curves = {}
     for name, scheme in schemes.items():
-      learned = summary(scheme(calibration, calibration, theta), correct[0])
-      walk = scheme(calibration, test, theta)
-      heads = jnp.mean(jnp.sum(walk.visited, axis=1), dtype=plain.dtype)
-      curves[name] = Curve(*learned, *summary(walk, correct[1]), heads, jnp.mean(walk.exit, dtype=plain.dtype))
+      walks = split(scheme(calibration, both, theta))
+      (known, known_compute, known_shares), (accuracy, compute, shares) = map(summary, walks, correct)
+      heads, depth = jnp.sum(shares.visits), jnp.sum(shares.reach) - 1
+      curves[name] = Curve(known, known_compute, accuracy, compute, heads, depth, known_shares, shares)
     return curves
 
   return jax.lax.map(at, jnp.asarray(thresholds))
