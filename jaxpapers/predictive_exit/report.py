@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxpapers.predictive_exit import costs, energy_report
+from jaxpapers.predictive_exit import costs
 from jaxpapers.predictive_exit.comparison import CRITERIA, ENGINES, Choice, choose, policy_curve, threshold_grid
 from jaxpapers.predictive_exit.data import Splits
 from jaxpapers.predictive_exit.model import MultiExit
+from jaxpapers.predictive_exit.policy_report import policy_report
 from jaxpapers.predictive_exit.prediction import accuracy_forward, forecast_errors, official_score, official_walk
 from jaxpapers.predictive_exit.tables import ExitTable
 from jaxpapers.predictive_exit.thresholds import MODES, activation_thresholds, batch_activation, official_batches
+
+# The small network's work is multiplied by this, so that its times are those of a network worth scheduling.
+_SCALE = 64
 
 __all__ = ['Outputs', 'Settings', 'activations', 'draw', 'official_batches']
 
@@ -88,7 +92,7 @@ def draw(page: Any, outputs: Outputs, settings: Settings) -> None:
   comparison(page, networks, books, settings)
   forecasts(page, networks, settings)
   curves(page, networks[0], book, settings)
-  energy_report.draw(
+  policy_report(
     page,
     [(calibration, test) for calibration, test, _ in networks],
     work,
@@ -96,6 +100,7 @@ def draw(page: Any, outputs: Outputs, settings: Settings) -> None:
     alphas=settings.alphas,
     drop=settings.drop,
     grid=settings.grid,
+    scale=_SCALE,
   )
   ratio = work.head_macs[:-1].mean() / layer
   page.text(
