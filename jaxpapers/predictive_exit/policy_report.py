@@ -179,15 +179,18 @@ def _head_table(page: Any, by_head: Sequence[Mapping], ratios: np.ndarray, true_
     ['policy', *labels],
     rows,
     'Multiply-adds relative to the network without exits, for heads of that many mean segments, at equal calibration '
-    'accuracy. Forecasting pays only where heads are dear.',
+    'accuracy.',
   )
-  classic = np.mean([np.minimum(f['classic'][1], f['classic, every third'][1]) for f in by_head], axis=0)
-  forecast = np.mean([np.minimum(f['predictive'][1], f['predictive from start'][1]) for f in by_head], axis=0)
+
+  def best(kind: str) -> np.ndarray:
+    return np.mean([np.min([v[1] for k, v in f.items() if k.startswith(kind)], axis=0) for f in by_head], axis=0)
+
+  classic, forecast = best('classic'), best('predictive')
   losing = [f'{r:.2g}' for r, c, q in zip(ratios, classic, forecast, strict=True) if q >= c]
   page.text(
-    f'Forecasting does not pay here at head costs {", ".join(losing)} of a segment.'
+    f'Best against best, forecasting does not pay here at head costs {", ".join(losing)} of a segment.'
     if losing
-    else 'Forecasting pays here at every head cost that was tried.'
+    else 'Best against best, forecasting pays here at every head cost that was tried.'
   )
 
 
