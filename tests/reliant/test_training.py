@@ -19,10 +19,11 @@ from tests.reliant import toy
 ROOT = Path(__file__).resolve().parents[2]
 KNOBS = training.Knobs(jnp.float32(30.0), jnp.int32(0))
 STUDENT = model.plp(6, 4)
+SELECTION = training.Selection()
 
 
 @functools.cache
-def cpf(kind, columns='append', selection=training.Selection(), student=STUDENT):
+def cpf(kind, columns='append', selection=SELECTION, student=STUDENT):
   """(training, compiled init, compiled epoch) of one kind."""
   trained = training.cpf_training(
     student,
