@@ -11,7 +11,7 @@ import numpy as np
 from jaxpapers.engine import Evaluation, Experiment, Stage, UserError
 from jaxpapers.engine.parallel import make_mesh
 from jaxpapers.reliant import data, evaluation, model, official, problem, replicas, report, training
-from jaxpapers.reliant.proxies import without_replaced_columns
+from jaxpapers.reliant.proxies import input_width, without_replaced_columns
 from jaxpapers.reliant.sampling import Sampler
 
 # Learning rate and weight decay of the published teachers.
@@ -74,6 +74,7 @@ class _Run:
     self.metrics = tuple(dict.fromkeys((config.metric, *config.also_metrics)))
     self.sets = self._load()
     self.nodes = len(self.sets[0].x)
+    input_width(self.sets[0].x.shape[1], config.proxy, config.proxy_columns)
     make = TEACHERS[config.teacher][0]
     self.teacher = make()
     self.how = config.replicas

@@ -196,7 +196,7 @@ def normalized(x: np.ndarray, how: str, names: Sequence[str] = ()) -> np.ndarray
   x = np.asarray(x, np.float64)
   if not np.isfinite(x).all():
     row, column = np.argwhere(~np.isfinite(x))[0]
-    raise ValueError(f'Feature {names[column] if len(names) else column!r} of row {row} is no number.')
+    raise ValueError(f'Feature {names[column] if len(names) else column} of row {row} is no number.')
   if how == 'row_sum':
     sums = x.sum(axis=1, keepdims=True)
     x = np.where(sums == 0.0, 0.0, x / np.where(sums == 0.0, 1.0, sums))
