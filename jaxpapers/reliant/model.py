@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jraph
 
 from jaxpapers.reliant import layers
-from jaxpapers.reliant.plp import label_propagation
+from jaxpapers.reliant.propagation import label_propagation
 
 Params = dict[str, Any]
 
@@ -269,7 +269,7 @@ def plp(
     feature_dropout: rate.
     attention_dropout: rate.
     kind: 'inductive' scores senders by their features, 'transductive' by a free number per node.
-    shift: see `plp.averaged_labels`.
+    shift: see `propagation.averaged_labels`.
 
   Raises:
     ValueError: for another kind, or a K below 2.

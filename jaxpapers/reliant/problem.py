@@ -7,7 +7,7 @@ import jax
 import jraph
 import numpy as np
 
-from jaxpapers.reliant.gap import group_contrast
+from jaxpapers.reliant.fairness import group_contrast
 from jaxpapers.reliant.graph import make_graph
 
 METRICS = ('sp', 'eo')

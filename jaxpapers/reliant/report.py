@@ -12,7 +12,7 @@ from sklearn.model_selection import cross_val_score
 from jaxpapers.reliant import metrics
 from jaxpapers.reliant.data import Dataset
 from jaxpapers.reliant.evaluation import scores
-from jaxpapers.reliant.gap import STEPS
+from jaxpapers.reliant.fairness import STEPS
 from jaxpapers.reliant.replicas import Grid
 
 TITLES = {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jraph
 import numpy as np
 
-from jaxpapers.reliant.gap import group_contrast
+from jaxpapers.reliant.fairness import group_contrast
 from jaxpapers.reliant.problem import Problem
 
 

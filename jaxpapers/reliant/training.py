@@ -16,7 +16,7 @@ import optax
 
 from jaxpapers.engine import TrainState
 from jaxpapers.reliant import akd, losses
-from jaxpapers.reliant.gap import gap
+from jaxpapers.reliant.fairness import gap
 from jaxpapers.reliant.model import Model, Output, Params
 from jaxpapers.reliant.problem import Problem
 from jaxpapers.reliant.proxies import add_proxies, fixed_proxies, initial_proxies, input_width
@@ -211,7 +211,7 @@ def cpf_training(
       proxies [s, 1 - s], 'frozen' random ones; neither learns them, which leaves the penalty alone.
     selection: of the best epoch.
     distance: see `losses.distance`; over all but training nodes.
-    step: see `gap.soft_step`.
+    step: see `fairness.soft_step`.
     read_targets: (what `init` was given, graph) -> Targets of its nodes.
   """
   learned = inputs.kind == 'learned'
@@ -287,7 +287,7 @@ def akd_training(
     nodes: of the whole graph.
     inputs: as in `cpf_training`.
     selection: of the best epoch.
-    step: see `gap.soft_step`.
+    step: see `fairness.soft_step`.
     read_targets: (what `init` was given, graph) -> Targets of its nodes.
   """
   learned = inputs.kind == 'learned'

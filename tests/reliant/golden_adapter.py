@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpapers.reliant import akd, data, gap, layers, losses, metrics, model, official, plp, training
+from jaxpapers.reliant import akd, data, fairness, layers, losses, metrics, model, official, propagation, training
 from jaxpapers.reliant.problem import Splits, make_problem
 from tests.golden import Check, UnknownKindError, default_folder, group, load
 
@@ -79,9 +79,9 @@ def forward(arrays, meta, path):
     weights, want = imported('plp', group(params, name)), group(out, name)
     student = model.plp(num_layers=settings['num_layers'])
     yield Check(f'{name} logits', jax.jit(student.apply)(weights, graph).logits, want['logits'], 1e-5)
-    yield Check(f'{name} attention', jax.jit(plp.attention)(weights, graph), want['attention'][order], 1e-5)
+    yield Check(f'{name} attention', jax.jit(propagation.attention)(weights, graph), want['attention'][order], 1e-5)
     yield Check(f'{name} alpha', jax.nn.sigmoid(weights['lr_alpha']), want['alpha'], 1e-5)
-    scores = plp.sender_scores(weights, graph.nodes['x'], graph.nodes['id'])
+    scores = propagation.sender_scores(weights, graph.nodes['x'], graph.nodes['id'])
     yield Check(f'{name} el', scores, want['el'], 1e-5)
   embedding = jnp.asarray(arrays['input/disc_emb'])
   judge = imported('discriminator_logits', group(params, 'logits_D'))
@@ -99,21 +99,23 @@ def total(far, unfair):
 
 
 def loss_terms(arrays, meta, path):
-  yield Check('curve', gap.soft_step(jnp.asarray(arrays['input/curve_s'], jnp.float32)), arrays['output/curve_f'], 1e-6)
+  yield Check(
+    'curve', fairness.soft_step(jnp.asarray(arrays['input/curve_s'], jnp.float32)), arrays['output/curve_f'], 1e-6
+  )
   for prefix in sorted({name.split('/')[1] for name in arrays if name.endswith('/logits')}):
     g, out = group(arrays, f'input/{prefix}'), group(arrays, f'output/{prefix}')
     logits, teacher = jnp.asarray(g['logits']), jnp.asarray(g['teacher_probs'])
     members = np.zeros(len(logits), bool)
     members[g['idx']] = True
     mask, everyone = jnp.asarray(members, jnp.float32), jnp.ones(len(logits))
-    sp = gap.group_contrast(g['sens'], members)
-    eo = gap.group_contrast(g['sens'], members, g['labels'])
+    sp = fairness.group_contrast(g['sens'], members)
+    eo = fairness.group_contrast(g['sens'], members, g['labels'])
 
     def far(name, mask, teacher=teacher):
       return lambda z: losses.distance(name, z, teacher, mask)
 
     def unfair(contrast):
-      return lambda z: gap.gap(jax.nn.softmax(z), jnp.asarray(contrast))
+      return lambda z: fairness.gap(jax.nn.softmax(z), jnp.asarray(contrast))
 
     terms = {
       'sp': unfair(sp),
@@ -321,7 +323,7 @@ def bail_full(arrays, meta, path):
   teacher = np.load(path.parent / 'bail_teacher_gcn.npz')['output/probs_x1e4'].astype(np.float32) / 1e4
   rest = 1.0 - problem.train
   terms = [losses.frobenius(probabilities, jnp.asarray(teacher), jnp.asarray(rest))]
-  terms += [gap.gap(probabilities, jnp.asarray(row)) for row in problem.student_contrast]
+  terms += [fairness.gap(probabilities, jnp.asarray(row)) for row in problem.student_contrast]
   yield Check('loss terms', terms, arrays['output/plp/loss_terms'], 5e-5)
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from jaxpapers.reliant import losses, metrics
 from jaxpapers.reliant import proxies as proxies_module
-from jaxpapers.reliant.gap import gap, group_contrast, soft_step
+from jaxpapers.reliant.fairness import gap, group_contrast, soft_step
 from tests.reliant import toy
 
 unfair = jax.jit(gap)

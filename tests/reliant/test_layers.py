@@ -4,7 +4,7 @@ import jraph
 import numpy as np
 import pytest
 
-from jaxpapers.reliant import layers, model, plp
+from jaxpapers.reliant import layers, model, propagation
 from jaxpapers.reliant.graph import make_graph, symmetric_edges
 from tests.reliant import toy
 
@@ -91,7 +91,7 @@ def test_label_propagation_has_its_two_limits():
   want = plain_labels(graph, a / a.sum(1, keepdims=True))
   np.testing.assert_allclose(apply(labels, graph).logits, want, rtol=1e-5, atol=1e-6)
   features = {**params, 'lr_alpha': jnp.full(toy.NODES, -1e3)}
-  own = np.asarray(plp.perceptron(params, jnp.asarray(graph.nodes['x'])), np.float64)
+  own = np.asarray(propagation.perceptron(params, jnp.asarray(graph.nodes['x'])), np.float64)
   np.testing.assert_allclose(apply(features, graph).logits, plain_labels(graph, None, own), rtol=1e-5, atol=1e-6)
 
 
@@ -103,14 +103,14 @@ def test_factorised_attention_equals_the_edge_softmax_and_has_finite_gradients(s
 
   def run(shift):
     return jax.jit(
-      jax.value_and_grad(lambda e: jnp.sum(jnp.square(plp.averaged_labels(graph, h, e, shift=shift))[:, 0]))
+      jax.value_and_grad(lambda e: jnp.sum(jnp.square(propagation.averaged_labels(graph, h, e, shift=shift))[:, 0]))
     )(e)
 
   (fast, fast_grad), (slow, slow_grad) = run('global'), run('receiver')
   np.testing.assert_allclose(fast, slow, rtol=1e-5)
   np.testing.assert_allclose(fast_grad, slow_grad, rtol=1e-3, atol=1e-6)
   with pytest.raises(ValueError, match="'local' is not known"):
-    plp.averaged_labels(graph, h, e, shift='local')
+    propagation.averaged_labels(graph, h, e, shift='local')
 
 
 def test_attention_sums_to_one_at_every_receiver():

@@ -31,7 +31,7 @@ def cpf(kind, columns='append', selection=SELECTION, student=STUDENT):
     classes=2,
     nodes=toy.NODES,
     inputs=training.Input(kind, columns),
-    selection=selection,
+    selection=training.Selection(),
   )
   return trained, jax.jit(trained.init), jax.jit(trained.epoch)
 
