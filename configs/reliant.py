@@ -2,7 +2,10 @@
 
 python launch/train.py --config=configs/reliant.py
   Block model with planted bias (no download), 4 seeds as one program: GCN teacher, vanilla CPF student, penalty alone,
-  RELIANT for statistical parity and equal opportunity, and a sweep of the gap's weight.
+  RELIANT for statistical parity and equal opportunity, and a sweep of the gap's weight. Under 2 minutes on 2 cores.
+  Expect accuracy / dSP: teacher .97 / .23, vanilla .96 / .26, penalty alone .95 / .15, RELIANT .94 / .15; and RELIANT
+  for equal opportunity with dEO .02 where the vanilla student has .07. Learning the proxies shows no gain over the
+  penalty alone. With --config.data.dir=FOLDER it runs on bail instead.
 
 python launch/train.py --config=configs/reliant.py:bail --config.data.dir=FOLDER
   The published recipe; likewise credit, dblp and dblp_l. Any pair:
