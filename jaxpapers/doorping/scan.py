@@ -27,7 +27,7 @@ class Split(NamedTuple):
   """The best division of one class in two.
 
   Attributes:
-    member: [images] 1 in the first group, 0 in the second, 0 where an image does not count.
+    member: [images] 1 in the first group, 0 in the second.
     first: mean of the first group [units].
     second: mean of the second group [units].
   """
@@ -56,7 +56,7 @@ def decompose(
     features: [images, units] of clean images.
     labels: [images] int.
     classes: number of classes.
-    tolerance: ends when the Frobenius norms of both changes are below it.
+    tolerance: ends when the Frobenius norms of both changes add up to less.
     rounds: at most.
     ridge: added to the diagonal of Se, relative to its mean; needed where there are fewer images than units.
 
@@ -84,7 +84,7 @@ def decompose(
     # One class after the other: a class needs a decomposition of [units, units].
     means = jax.lax.map(lambda args: expected(old, *args), (counts, sums))
     new = update(means)
-    change = jnp.maximum(*(jnp.linalg.norm(a - b) for a, b in zip(new, old, strict=True)))
+    change = sum(jnp.linalg.norm(a - b) for a, b in zip(new, old, strict=True))
     return new, change, n + 1
 
   def going(carry):
@@ -130,7 +130,9 @@ def split(x: jax.Array, precision: jax.Array, start: jax.Array, rounds: int = 10
   return Split(member, *means(member))
 
 
-def likelihood_ratio(x: jax.Array, covariances: Covariances, precision: jax.Array, groups: Split) -> jax.Array:
+def likelihood_ratio(
+  x: jax.Array, covariances: Covariances, precision: jax.Array, groups: Split, published: bool = False
+) -> jax.Array:
   """Twice the log-likelihood ratio of two groups against one, per image.
 
   Args:
@@ -138,24 +140,26 @@ def likelihood_ratio(x: jax.Array, covariances: Covariances, precision: jax.Arra
     covariances: of the global model.
     precision: Se^-1.
     groups: from `split`.
+    published: takes Se (n Su + Se)^-1 sum x for the mean of the one group, as the published scripts do, instead of its
+      expectation Su (n Su + Se)^-1 sum x. The former is nearly 0, so that every class far from the centre scores high.
 
   Returns:
     Scalar J.
   """
-  n = x.shape[0]
-  total = n * covariances.identity + covariances.variation
-  one = covariances.variation @ (jnp.linalg.pinv(total, hermitian=True) @ x.sum(axis=0))
+  total = x.shape[0] * covariances.identity + covariances.variation
+  factor = covariances.variation if published else covariances.identity
+  one = factor @ (jnp.linalg.pinv(total, hermitian=True) @ x.sum(axis=0))
 
   def squared(v):
     return jnp.sum(v @ precision * v, axis=-1)
 
-  member = groups.member
-  means = member[:, None] * groups.first + (1.0 - member)[:, None] * groups.second
-  return jnp.mean(squared(one) - squared(means) + squared(x) - squared(x - means))
+  member = groups.member[:, None]
+  two = member * groups.first + (1.0 - member) * groups.second
+  return jnp.mean(squared(x - one) - squared(x - two))
 
 
 def scan_scores(
-  features: jax.Array, covariances: Covariances, start: jax.Array
+  features: jax.Array, covariances: Covariances, start: jax.Array, published: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """SCAn of all classes of equal size (the local models).
 
@@ -163,6 +167,7 @@ def scan_scores(
     features: [classes, images, units].
     covariances: of clean features.
     start: [classes, images] initial memberships, usually uniform random.
+    published: see `likelihood_ratio`.
 
   Returns:
     (J [classes], anomaly index [classes], memberships [classes, images]).
@@ -173,7 +178,7 @@ def scan_scores(
 
   def one(x, start):
     groups = split(x, precision, start)
-    return likelihood_ratio(x, covariances, precision, groups), groups.member
+    return likelihood_ratio(x, covariances, precision, groups, published), groups.member
 
   ratios, members = jax.vmap(one)(centred, start)
   return ratios, anomaly_index(ratios)[0], members

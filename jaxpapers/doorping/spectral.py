@@ -20,9 +20,10 @@ def spectral_scores(features: jax.Array) -> jax.Array:
 
 
 def uncentred_scores(features: jax.Array) -> jax.Array:
-  """|<phi, v>| without centring, as a widely used toolbox has it; for comparison. Shapes as in `spectral_scores`."""
+  """|<phi, v>|: v of the centred features, phi uncentred, as a widely used toolbox has it; [images, units] -> [images]."""
   chex.assert_rank(features, 2)
-  return jnp.abs(features @ jnp.linalg.svd(features, full_matrices=False)[2][0])
+  centred = features - features.mean(axis=0)
+  return jnp.abs(features @ jnp.linalg.svd(centred, full_matrices=False)[2][0])
 
 
 def removed(scores: jax.Array, ratio: float, factor: float = 1.5) -> jax.Array:

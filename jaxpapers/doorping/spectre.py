@@ -34,7 +34,8 @@ def que_scores(whitened: jax.Array, alpha: float = 4.0, elementwise: bool = Fals
   Args:
     whitened: [dimensions, images].
     alpha: sharpness: 0 is the plain squared norm, infinity the top direction alone.
-    elementwise: the exponential entry by entry, as the authors' script has it, instead of that of the matrix.
+    elementwise: the exponential entry by entry, as the authors' script has it, instead of that of the matrix. It
+      depends on the signs of the singular vectors that whitened the features, which are arbitrary.
 
   Returns:
     [images].
