@@ -1,4 +1,4 @@
-"""ABS, artificial brain stimulation: units that force a label, and the triggers that drive them (Liu et al., CCS 2019)."""
+"""ABS, artificial brain stimulation: units that force a label, and triggers that drive them (Liu et al., CCS 2019)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

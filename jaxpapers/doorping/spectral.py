@@ -20,7 +20,7 @@ def spectral_scores(features: jax.Array) -> jax.Array:
 
 
 def uncentred_scores(features: jax.Array) -> jax.Array:
-  """|<phi, v>|: v of the centred features, phi uncentred, as a widely used toolbox has it; [images, units] -> [images]."""
+  """|<phi, v>|, v of the centred features but phi uncentred, as a widely used toolbox has it; shapes as above."""
   chex.assert_rank(features, 2)
   centred = features - features.mean(axis=0)
   return jnp.abs(features @ jnp.linalg.svd(centred, full_matrices=False)[2][0])
