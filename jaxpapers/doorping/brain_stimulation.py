@@ -12,6 +12,7 @@ from jaxpapers.doorping.defence import Network
 from jaxpapers.doorping.neural_cleanse import stamp
 
 REASR_LIMIT = 0.88
+_MASK_START = -2.5  # entries of .007: below what counts as a mask entry, so that the inversion starts at no cost
 
 
 class Candidates(NamedTuple):
@@ -122,7 +123,7 @@ def invert(
   pattern_key, mask_key = jax.random.split(key)
   free = (
     0.1 * jax.random.normal(pattern_key, (height, width, channels)),
-    0.1 * jax.random.normal(mask_key, (height, width)),
+    _MASK_START + 0.1 * jax.random.normal(mask_key, (height, width)),
   )
 
   def squash(free):

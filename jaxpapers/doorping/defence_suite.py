@@ -167,7 +167,7 @@ def defend(
   trusted = Trusted(*(jnp.asarray(x) for x in trusted))
   setting = _Setting(network, trusted, rows, jnp.asarray(mask), target, options)
   keys = jax.random.split(key, 8)
-  # Distilling the denoiser is the same for all attacks and victims: it sees the trusted images only.
+  # The denoiser is the same for all attacks and victims: it sees the trusted images only.
   variables = jax.jit(partial(denoiser.fit, steps=options.denoiser_steps))(setting.pixels(trusted.images), keys[0])
   defences: dict[str, Callable] = {
     'neural cleanse': partial(_neural_cleanse, key=keys[1]),
@@ -205,16 +205,18 @@ def _timed(defence: Callable, setting: _Setting, attacks: Mapping[str, Attacked]
   return outcomes
 
 
-def _lanes(setting: _Setting, one: Callable[[Any, jax.Array, jax.Array], Any], limit: int = 0) -> Callable:
-  """Compiles `one(params, images, trigger)` for all victims of an Attacked, or its first `limit`."""
+def _lanes(setting: _Setting, one: Callable[..., Any], limit: int = 0) -> Callable[[Attacked], Any]:
+  """Compiles `one(setting, params, images, trigger)` for all victims of an Attacked, or its first `limit`."""
 
   @jax.jit
-  def run(attacked):
+  def run(trusted, attacked):
+    # The data are arguments of the program: as constants, the compiler would work on them for minutes.
+    given = setting._replace(trusted=trusted)
     if limit:
       attacked = jax.tree.map(lambda x: x[:limit], attacked)
-    return jax.lax.map(lambda lane: one(*lane), attacked, batch_size=setting.options.lanes_at_once)
+    return jax.lax.map(lambda lane: one(given, *lane), attacked, batch_size=setting.options.lanes_at_once)
 
-  return lambda attacked: jax.tree.map(np.asarray, run(Attacked(*attacked)))
+  return lambda attacked: jax.tree.map(np.asarray, run(setting.trusted, Attacked(*attacked)))
 
 
 def _changed(level: str, before: np.ndarray, after: np.ndarray, **details: np.ndarray) -> Outcome:
@@ -239,7 +241,7 @@ def _neural_cleanse(setting: _Setting, key: jax.Array) -> Callable[[Attacked], O
   pixels = np.asarray(setting.pixels(setting.trusted.images[: options.inversion_images]))
   batches, weights = (jnp.asarray(x) for x in neural_cleanse.mini_batches(pixels, 64))
 
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del images, trigger
     patches = neural_cleanse.invert_all(
       lambda x: setting.network.forward(params, setting.normalise(x))[0],
@@ -272,11 +274,11 @@ def _neural_cleanse(setting: _Setting, key: jax.Array) -> Callable[[Attacked], O
 
 def _abs(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
   options = setting.options
-  pixels = setting.pixels(setting.trusted.images[: options.inversion_images])
-  labels = setting.trusted.labels[: options.inversion_images]
 
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del images, trigger
+    pixels = setting.pixels(setting.trusted.images[: options.inversion_images])
+    labels = setting.trusted.labels[: options.inversion_images]
     return brain_stimulation.stimulate(
       setting.network,
       params,
@@ -306,10 +308,11 @@ def _abs(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
 
 
 def _fine_pruning(setting: _Setting) -> Callable[[Attacked], Outcome]:
-  trusted, options = setting.trusted, setting.options
+  options = setting.options
 
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del images
+    trusted = setting.trusted
     triggered = stamp(trusted.test_images, trigger, setting.mask)
     return fine_pruning.fine_prune(
       setting.network,
@@ -334,12 +337,13 @@ def _fine_pruning(setting: _Setting) -> Callable[[Attacked], Outcome]:
 
 
 def _strip(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
-  trusted, options = setting.trusted, setting.options
-  overlays = trusted.images[jax.random.permutation(key, len(trusted.images))[: options.overlays]]
-  clean = trusted.test_images[: options.strip_images]
+  options = setting.options
 
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del images
+    trusted = setting.trusted
+    overlays = trusted.images[jax.random.permutation(key, len(trusted.images))[: options.overlays]]
+    clean = trusted.test_images[: options.strip_images]
     both = jnp.concatenate([clean, stamp(clean, trigger, setting.mask)])
     entropy = strip.entropies(lambda x: setting.network.forward(params, x)[0], both, overlays, options.blend)
     return entropy[: len(clean)], entropy[len(clean) :]
@@ -367,26 +371,28 @@ def _strip(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
   return over
 
 
-def _before_victim(setting: _Setting, change: Callable[[jax.Array], jax.Array]) -> Callable[[Attacked], Outcome]:
-  def one(params, images, trigger):
+def _before_victim(
+  setting: _Setting, change: Callable[[_Setting, jax.Array], jax.Array]
+) -> Callable[[Attacked], Outcome]:
+  def one(setting, params, images, trigger):
     del images
-    return setting.rates(params, lambda x: x, trigger), setting.rates(params, change, trigger)
+    return setting.rates(params, lambda x: x, trigger), setting.rates(params, partial(change, setting), trigger)
 
   run = _lanes(setting, one)
   return lambda attacked: _changed('input', *run(attacked))
 
 
 def _denoised_inputs(setting: _Setting, variables: dict) -> Callable[[Attacked], Outcome]:
-  return _before_victim(setting, lambda x: setting.normalise(denoiser.purify(variables, setting.pixels(x))))
+  return _before_victim(setting, lambda given, x: given.normalise(denoiser.purify(variables, given.pixels(x))))
 
 
 def _median(setting: _Setting) -> Callable[[Attacked], Outcome]:
-  return _before_victim(setting, input_transform.median_filter)
+  return _before_victim(setting, lambda given, x: input_transform.median_filter(x))
 
 
 def _shrink(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
   black = setting.normalise(jnp.zeros_like(setting.trusted.mean))
-  return _before_victim(setting, lambda x: input_transform.shrink_and_pad(x, key, black))
+  return _before_victim(setting, lambda given, x: input_transform.shrink_and_pad(x, key, black))
 
 
 def _denoised_set(
@@ -394,7 +400,7 @@ def _denoised_set(
 ) -> Callable[[Attacked], Outcome]:
   suspects = (labels == setting.target)[:, None, None, None]
 
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     purified = setting.normalise(denoiser.purify(variables, setting.pixels(images)))
     fresh = retrain(jnp.where(suspects, purified, images), labels, key)
     return setting.rates(params, lambda x: x, trigger), setting.rates(fresh, lambda x: x, trigger)
@@ -418,7 +424,7 @@ def _per_image(setting: _Setting, scores: np.ndarray, **rest: Any) -> Outcome:
 
 
 def _spectral(setting: _Setting) -> Callable[[Attacked], Outcome]:
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del trigger
     features = _features(setting, params, images)
     scores = jax.vmap(spectral.spectral_scores)(features)
@@ -434,10 +440,9 @@ def _spectral(setting: _Setting) -> Callable[[Attacked], Outcome]:
 
 
 def _spectre(setting: _Setting) -> Callable[[Attacked], Outcome]:
-  trusted = setting.trusted
-
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del trigger
+    trusted = setting.trusted
     clean = setting.network.forward(params, trusted.images)[1]
     features = _features(setting, params, images)
     size = min(setting.options.dimensions, features.shape[1] - 1)
@@ -457,11 +462,11 @@ def _spectre(setting: _Setting) -> Callable[[Attacked], Outcome]:
 
 
 def _scan(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
-  trusted = setting.trusted
   start = jax.random.uniform(key, setting.rows.shape)
 
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del trigger
+    trusted = setting.trusted
     clean = setting.network.forward(params, trusted.images)[1]
     features = _features(setting, params, images)
     # Fewer clean images than units: the leading directions of the clean features carry what can be estimated.
@@ -487,7 +492,7 @@ def _scan(setting: _Setting, key: jax.Array) -> Callable[[Attacked], Outcome]:
 
 
 def _clustering(setting: _Setting) -> Callable[[Attacked], Outcome]:
-  def one(params, images, trigger):
+  def one(setting, params, images, trigger):
     del trigger
     return _features(setting, params, images)
 

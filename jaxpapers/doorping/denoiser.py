@@ -41,6 +41,7 @@ def fit(
     noise: standard deviation of the normal noise; the noisy pixels are clipped to [0, 1].
     learning_rate: of Adam.
   """
+  pixels = jnp.asarray(pixels)
   chex.assert_rank(pixels, 4)
   model, optimizer = DenoisingAutoencoder(), optax.adam(learning_rate)
   init_key, run_key = jax.random.split(key)

@@ -8,13 +8,14 @@ from jaxpapers.ops.resize import bilinear
 
 
 def median_filter(images: jax.Array, size: int = 3) -> jax.Array:
-  """Median of the size x size pixels around each, borders repeated; [batch, height, width, channels] -> the same."""
+  """Median of the size x size pixels (an odd size) around each, borders repeated; images and result are [batch, height,
+  width, channels]."""
   chex.assert_rank(images, 4)
   height, width = images.shape[1:3]
   before = size // 2
   padded = jnp.pad(images, ((0, 0), (before, size - 1 - before), (before, size - 1 - before), (0, 0)), mode='edge')
   shifts = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-  return jnp.median(jnp.stack(shifts), axis=0)
+  return jnp.sort(jnp.stack(shifts, axis=-1), axis=-1)[..., size * size // 2]
 
 
 def shrink_and_pad(images: jax.Array, key: jax.Array, fill: jax.Array, by: int = 2) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Compares the defences with outputs of a reference: `run(path)` for a file that holds strip/, nc/, scan/ ... groups."""
+"""Compares the defences with stored outputs: `run(path)` of a file with the groups strip/, nc/, scan/ and so on."""
 
 import itertools
 import re
@@ -33,7 +33,7 @@ def logits(params: dict, images: jax.Array) -> jax.Array:
   for name in layers:
     weight, bias = params[f'{name}.weight'], params[f'{name}.bias']
     if weight.ndim == 4:
-      pad = weight.shape[-1] // 2
+      pad = 3 if name == layers[0] and weight.shape[1] == 1 else weight.shape[-1] // 2  # as model.ConvNet pads
       x = jax.lax.conv_general_dilated(x, weight, (1, 1), ((pad, pad), (pad, pad))) + bias[:, None, None]
       x = jax.nn.relu(x)
       n, c, h, w = x.shape
