@@ -102,7 +102,7 @@ def heat_map(page: Any, outcomes: Outcomes) -> None:
       continue
     grid = np.asarray([[value(outcomes[name][a]) for a in attacks] for name in names])
     image = axis.imshow(grid, vmin=low, vmax=high, cmap=cmap, aspect='auto')
-    axis.set_xticks(range(len(attacks)), attacks)
+    axis.set_xticks(range(len(attacks)), attacks, rotation=25, ha='right')
     axis.set_yticks(range(len(names)), names)
     axis.set_title(title)
     for (i, j), number in np.ndenumerate(grid):

@@ -1,4 +1,4 @@
-"""Every reference file of the attacks that is at hand, through the golden runner; the defences are being built."""
+"""Every reference file that is at hand, through the golden runner."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests import golden
 from tests.doorping import golden_adapter
 
 FOLDER = golden.default_folder('doorping')
-CASES = [p for p in golden.cases(FOLDER, golden_adapter) if p.stem != 'defences'] if FOLDER.is_dir() else []
+CASES = golden.cases(FOLDER, golden_adapter) if FOLDER.is_dir() else []
 
 
 @pytest.mark.skipif(not CASES, reason=f'{FOLDER} is absent')
