@@ -69,8 +69,7 @@ class Options(NamedTuple):
     models: victims that the model defences with inversion look at, at most.
     inversion_images: clean images for Neural Cleanse and ABS.
     cleanse_epochs: of Neural Cleanse, 64 images a step.
-    labels_at_once: labels of Neural Cleanse under one vmap; 0 takes all. On CPU one after the other takes a third of the
-      time.
+    labels_at_once: labels of Neural Cleanse under one vmap; 0 takes all. One by one takes a third of the time on CPU.
     abs_epochs: steps of the inversion of ABS.
     abs_size: mask entries of ABS that cost little.
     overlays: of STRIP.
