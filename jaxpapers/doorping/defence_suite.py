@@ -65,7 +65,7 @@ class Options(NamedTuple):
   """How much every defence does.
 
   Attributes:
-    lanes_at_once: victims under one vmap; 1 takes one after the other, which is faster on CPU.
+    lanes_at_once: victims under one vmap; 1 takes one after the other.
     models: victims that the model defences with inversion look at, at most.
     inversion_images: clean images for Neural Cleanse and ABS.
     cleanse_epochs: of Neural Cleanse, 64 images a step.
