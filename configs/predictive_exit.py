@@ -35,8 +35,11 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   config.official = ml_collections.ConfigDict({'start': 6, 'rounds': 8, 'clip_target': True, 'quirks': False})
   # max(drop) is the loss of accuracy against the final exit that a threshold may cost on the calibration set.
   config.policy = ml_collections.ConfigDict(
-    {'drop': 0.005, 'grid': 30, 'head_shares': (0.05, 0.25), 'platform': 'rk3399_big', 'alphas': (1.25, 1.5)}
+    {'drop': 0.005, 'grid': 30, 'head_shares': (0.05, 0.25), 'platform': 'rk3399_big', 'alphas': (1.0, 1.25, 1.5, 2.0)}
   )
+  # A user's platform: policy.platform='board.csv' (f_mhz,volt) with policy.constants='c_eff=4e-10,t_sw=1e-4'.
+  config.policy.constants = ''
+  config.policy.scale = 1.0  # of all work, where energy is modelled
   variants = {'default': _default, 'test': _test}
   for network in ('vgg19', 'resnet34'):
     for data in _TRAINING:
@@ -50,6 +53,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
 def _default(config):
   config.seeds = 3
   config.network = 'digits_bof'
+  config.policy.scale = 64.0  # a network this small is nothing but launches on a board
   config.data.update({'name': 'digits', 'batch_size': 64, 'eval_batch_size': 450})
   config.backbone.update({'steps': 3 * 400, 'learning_rate': 2e-3})
   config.exits.update({'steps': 3 * 220, 'learning_rate': 2e-3})

@@ -12,7 +12,7 @@ import optax
 from jaxpapers import engine
 from jaxpapers.data import ArraySource, batches, evaluation_batches
 from jaxpapers.data.image import random_flip
-from jaxpapers.predictive_exit import data, report, training
+from jaxpapers.predictive_exit import data, platforms, report, training
 from jaxpapers.predictive_exit.model import MultiExit, classifier, network
 from jaxpapers.predictive_exit.official import import_official
 
@@ -62,6 +62,8 @@ def _experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
         f'config.{name}.steps={config[name].steps} must be a multiple of config.seeds={config.seeds}: the trainings '
         'take turns.'
       )
+  # A platform that cannot be is refused before anything is trained.
+  platforms.load(config.policy.platform, config.policy.constants)
   splits = data.load(config.data.name, config.data.dir, config.data.calibration, config.seed)
   classes = int(max(part['label'].max() for part in splits)) + 1
   model = _network(config, data.CLASSES.get(config.data.name, classes))
@@ -184,6 +186,9 @@ def _settings(config: ml_collections.ConfigDict) -> report.Settings:
     mode=config.thresholds.mode,
     platform=policy.platform,
     alphas=tuple(policy.alphas),
+    constants=policy.constants,
+    scale=policy.scale,
+    network=config.network,
   )
 
 

@@ -14,11 +14,8 @@ from jaxpapers.predictive_exit.data import Splits
 from jaxpapers.predictive_exit.model import MultiExit
 from jaxpapers.predictive_exit.policy_report import policy_report
 from jaxpapers.predictive_exit.prediction import accuracy_forward, forecast_errors, official_score, official_walk
-from jaxpapers.predictive_exit.tables import ExitTable
+from jaxpapers.predictive_exit.tables import Costs, ExitTable
 from jaxpapers.predictive_exit.thresholds import MODES, activation_thresholds, batch_activation, official_batches
-
-# The small network's work is multiplied by this, so that its times are those of a network worth scheduling.
-_SCALE = 64
 
 __all__ = ['Outputs', 'Settings', 'activations', 'draw', 'official_batches']
 
@@ -37,6 +34,9 @@ class Settings(NamedTuple):
     mode: of the activation thresholds.
     platform: of the energy model.
     alphas: deadlines relative to the plain network at full speed.
+    constants: of the platform, 'name=value,name=value'.
+    scale: the work is multiplied by this where energy is modelled.
+    network: its name, for the authors' cost book.
   """
 
   drop: float
@@ -49,6 +49,9 @@ class Settings(NamedTuple):
   mode: str
   platform: str
   alphas: tuple[float, ...]
+  constants: str
+  scale: float
+  network: str
 
 
 class Outputs(NamedTuple):
@@ -97,16 +100,26 @@ def draw(page: Any, outputs: Outputs, settings: Settings) -> None:
     [(calibration, test) for calibration, test, _ in networks],
     work,
     platform=settings.platform,
+    constants=settings.constants,
     alphas=settings.alphas,
     drop=settings.drop,
     grid=settings.grid,
-    scale=_SCALE,
+    scale=settings.scale,
+    book=_official_book(settings.network, work),
   )
   ratio = work.head_macs[:-1].mean() / layer
   page.text(
     f'A head costs {ratio:.1%} of a mean layer in multiply-adds: forecasting can only save the heads it skips, and '
     'pays where they are dear. Compute is counted from shapes and energy modelled; nothing was measured.'
   )
+
+
+def _official_book(network: str, work: Costs) -> tuple[np.ndarray, np.ndarray] | None:
+  """(segments, heads) of the authors' constants with the true classifier, for the networks that have them."""
+  if network not in ('vgg19', 'resnet34'):
+    return None
+  layers, exits = costs.official_book(network)
+  return np.append(layers, 0), np.append(exits, work.head_macs[-1])
 
 
 def exits_by_depth(page: Any, networks: list, settings: Settings) -> None:

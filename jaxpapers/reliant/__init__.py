@@ -50,7 +50,7 @@ _WHERE = {
   'make_problem': 'problem',
   'Input': 'training',
   'Knobs': 'training',
-  'Selection': 'training',
+  'Selection': 'selection',
   'Training': 'training',
   'coupled_adam': 'training',
   'teacher_training': 'training',

@@ -75,8 +75,8 @@ def _layered(key: jax.Array, widths: list[int], make: Callable[[jax.Array, int, 
   return _named([make(k, a, b) for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)])
 
 
-def gcn(hidden: int = 64, depth: int = 3, dropout: float = 0.8) -> Model:
-  """GCN teacher: relu after all layers but the last, dropout before all but the first. Embedding: first layer, relu."""
+def _glorot_layers(hidden: int, depth: int) -> Callable[[jax.Array, int, int, int], Params]:
+  """Init of `depth` layers of Glorot kernels and zero biases."""
 
   def make(key, fan_in, fan_out):
     return {'kernel': glorot_uniform(key, (fan_in, fan_out)), 'bias': jnp.zeros(fan_out)}
@@ -84,6 +84,12 @@ def gcn(hidden: int = 64, depth: int = 3, dropout: float = 0.8) -> Model:
   def init(key, features, classes, nodes):
     del nodes
     return _layered(key, [features, *[hidden] * (depth - 1), classes], make)
+
+  return init
+
+
+def gcn(hidden: int = 64, depth: int = 3, dropout: float = 0.8) -> Model:
+  """GCN teacher: relu after all layers but the last, dropout before all but the first. Embedding: first layer, relu."""
 
   def apply(params, graph, key=None):
     stack = _stack(params)
@@ -95,7 +101,7 @@ def gcn(hidden: int = 64, depth: int = 3, dropout: float = 0.8) -> Model:
       embedding = h if i == 0 else embedding
     return Output(h, embedding)
 
-  return Model(init, apply)
+  return Model(_glorot_layers(hidden, depth), apply)
 
 
 def sage(hidden: int = 128, depth: int = 4, dropout: float = 0.5, aggregator: str = 'gcn') -> Model:
@@ -230,13 +236,6 @@ def sgc_student(hidden: int = 64, depth: int = 3, dropout: float = 0.5) -> Model
   Embedding: the last relu's output, before its dropout.
   """
 
-  def make(key, fan_in, fan_out):
-    return {'kernel': glorot_uniform(key, (fan_in, fan_out)), 'bias': jnp.zeros(fan_out)}
-
-  def init(key, features, classes, nodes):
-    del nodes
-    return _layered(key, [features, *[hidden] * (depth - 1), classes], make)
-
   def apply(params, graph, key=None):
     stack = _stack(params)
     keys = layers.split(key, len(stack))
@@ -248,7 +247,7 @@ def sgc_student(hidden: int = 64, depth: int = 3, dropout: float = 0.5) -> Model
       h = jax.nn.relu(h) if i + 1 < len(stack) else h
     return Output(h, embedding)
 
-  return Model(init, apply)
+  return Model(_glorot_layers(hidden, depth), apply)
 
 
 def plp(

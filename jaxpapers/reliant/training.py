@@ -20,6 +20,7 @@ from jaxpapers.reliant.fairness import gap
 from jaxpapers.reliant.model import Model, Output, Params
 from jaxpapers.reliant.problem import Problem
 from jaxpapers.reliant.proxies import add_proxies, fixed_proxies, initial_proxies, input_width
+from jaxpapers.reliant.selection import Selection, first_best, validate
 
 Metrics = dict[str, jax.Array]
 
@@ -48,42 +49,9 @@ class Training(NamedTuple):
   epoch: Callable[..., tuple[TrainState, Metrics]]
 
 
-class Selection(NamedTuple):
-  """Which epoch's weights and proxies are kept as the best.
-
-  Attributes:
-    by: 'accuracy' (highest on validation nodes, last of ties), 'loss' (lowest validation cross entropy, first of ties)
-      or 'last'.
-    patience: epochs without a new best after which nothing counts any more; 0 for ever.
-  """
-
-  by: str = 'accuracy'
-  patience: int = 0
-
-
 def coupled_adam(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
   """Adam with L2 added to the gradient before the moments, as PyTorch's `Adam(weight_decay=...)`."""
   return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
-
-
-def first_best(params: Params) -> Params:
-  """What is kept of the best epoch, before there is one."""
-  return {'params': params, 'score': jnp.float32(-jnp.inf), 'epoch': jnp.int32(0)}
-
-
-def updated_best(
-  best: Params, params: Params, selection: Selection, accuracy: jax.Array, loss: jax.Array, epoch: jax.Array
-) -> Params:
-  """The better of `best` and these parameters (weights and proxies together)."""
-  scores = {'accuracy': accuracy, 'loss': -loss, 'last': epoch.astype(jnp.float32)}
-  if selection.by not in scores:
-    raise ValueError(f'selection={selection.by!r} is not known; it is one of {", ".join(scores)}.')
-  score = scores[selection.by]
-  better = score > best['score'] if selection.by == 'loss' else score >= best['score']
-  if selection.patience:
-    better = better & (epoch - best['epoch'] <= selection.patience)
-  new = {'params': params, 'score': score, 'epoch': epoch}
-  return jax.tree.map(lambda x, y: jnp.where(better, x, y), new, best)
 
 
 def teacher_training(
@@ -108,22 +76,10 @@ def teacher_training(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     done = state.step + 1
-    metrics, best = _validate(model, params, problem.graph, problem, state.model_state['best'], params, selection, done)
+    metrics, best = validate(model, params, problem.graph, problem, state.model_state['best'], params, selection, done)
     return TrainState(done, params, {'best': best}, opt_state, None), {'loss': loss, **metrics}
 
   return Training(init, epoch)
-
-
-def _validate(model, weights, graph, problem, best, kept, selection, done):
-  """Validation metrics in evaluation mode, and the best so far."""
-  if selection.by == 'last':
-    nothing = jnp.zeros(())
-    return {}, updated_best(best, kept, selection, nothing, nothing, done)
-  logits = model.apply(weights, graph, None).logits
-  accuracy = losses.masked_accuracy(logits, problem.labels, problem.val)
-  loss = losses.negative_log_likelihood(logits, problem.labels, problem.val)
-  metrics = {'val_accuracy': accuracy, 'val_loss': loss}
-  return metrics, updated_best(best, kept, selection, accuracy, loss, done)
 
 
 class Targets(NamedTuple):
@@ -247,7 +203,7 @@ def cpf_training(
       )
       metrics['gap_individual'] = unfair
     done = state.step + 1
-    judged, best = _validate(
+    judged, best = validate(
       model,
       params['student'],
       inputs.mean(problem.graph, params),
@@ -347,7 +303,7 @@ def akd_training(
       )
       metrics['gap_individual'] = unfair
     done = state.step + 1
-    judged, best = _validate(
+    judged, best = validate(
       model,
       params['student'],
       inputs.mean(problem.graph, params),

@@ -7,7 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpapers.reliant import akd, data, fairness, layers, losses, metrics, model, official, propagation, training
+from jaxpapers.reliant import (
+  akd,
+  data,
+  fairness,
+  layers,
+  losses,
+  metrics,
+  model,
+  official,
+  propagation,
+  selection,
+  training,
+)
 from jaxpapers.reliant.problem import Splits, make_problem
 from tests.golden import Check, UnknownKindError, default_folder, group, load
 
@@ -152,7 +164,7 @@ def cpf_steps(arrays, meta, path):
   kind = {'RELIANT': 'learned', 'proxy': 'fixed', 'vanilla': 'none'}[meta['mode'].split()[0]]
   student = model.plp(meta['emb_dim'], meta['num_layers'], feature_dropout=0.0, attention_dropout=0.0)
   inputs = training.Input(kind, 'replace_last')
-  options = {'classes': 2, 'nodes': nodes, 'inputs': inputs, 'selection': training.Selection()}
+  options = {'classes': 2, 'nodes': nodes, 'inputs': inputs, 'selection': selection.Selection()}
   trained = training.cpf_training(student, training.coupled_adam(meta['lr'], meta['weight_decay']), **options)
   targets = training.Targets(jnp.asarray(arrays['input/teacher_probs']), jnp.zeros(1), jnp.zeros(1))
   weights = {'student': imported('plp', group(arrays, 'param'))}
@@ -190,7 +202,7 @@ def cpf_steps(arrays, meta, path):
 def started(trained, problem, targets, weights, _):
   """A state as `init` makes it, with the file's weights; the optimizer's state does not depend on them."""
   state = jax.jit(trained.init)(jax.random.key(0), problem, targets)
-  best = training.first_best({k: v for k, v in weights.items() if k != 'discriminators'})
+  best = selection.first_best({k: v for k, v in weights.items() if k != 'discriminators'})
   return state.replace(params=weights, model_state={'best': best, 'targets': targets})
 
 
@@ -217,7 +229,7 @@ def akd_steps(arrays, meta, path):
     classes=2,
     nodes=len(problem.labels),
     inputs=inputs,
-    selection=training.Selection('loss'),
+    selection=selection.Selection('loss'),
   )
   teacher = jnp.asarray(arrays['input/teacher_log_probs'])
   targets = training.Targets(jnp.exp(teacher), teacher, jnp.asarray(arrays['input/teacher_emb']))
@@ -256,7 +268,7 @@ def teacher_steps(arrays, meta, path):
     stack = {'gcn': model.gcn(dropout=0.0), 'sage': model.sage(dropout=0.0)}[name]
     optimizer = training.coupled_adam(settings['lr'], settings['weight_decay'])
     trained = training.teacher_training(
-      stack, optimizer, classes=2, nodes=len(problem.labels), selection=training.Selection()
+      stack, optimizer, classes=2, nodes=len(problem.labels), selection=selection.Selection()
     )
     weights = imported(name, group(arrays, f'param/{name}'))
 
@@ -267,7 +279,7 @@ def teacher_steps(arrays, meta, path):
     grads = official.export_official(name, jax.jit(jax.grad(loss))(weights))
     yield from compare(grads, group(arrays, f'output/{name}/grad1'), 1e-5, f'{name} gradient')
     state = jax.eval_shape(trained.init, jax.random.key(0), problem)
-    best = training.first_best(weights)
+    best = selection.first_best(weights)
     state = state.replace(
       step=jnp.int32(0), params=weights, model_state={'best': best}, opt_state=optimizer.init(weights)
     )

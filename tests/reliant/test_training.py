@@ -13,17 +13,16 @@ import pytest
 
 from configs import reliant as config_module
 from jaxpapers.engine import UserError
-from jaxpapers.reliant import experiment, model, peers, problem, replicas, training
+from jaxpapers.reliant import experiment, model, peers, problem, replicas, selection, training
 from tests.reliant import toy
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOBS = training.Knobs(jnp.float32(30.0), jnp.int32(0))
 STUDENT = model.plp(6, 4)
-SELECTION = training.Selection()
 
 
 @functools.cache
-def cpf(kind, columns='append', selection=SELECTION, student=STUDENT):
+def cpf(kind, columns='append', student=STUDENT):
   """(training, compiled init, compiled epoch) of one kind."""
   trained = training.cpf_training(
     student,
@@ -31,7 +30,7 @@ def cpf(kind, columns='append', selection=SELECTION, student=STUDENT):
     classes=2,
     nodes=toy.NODES,
     inputs=training.Input(kind, columns),
-    selection=training.Selection(),
+    selection=selection.Selection(),
   )
   return trained, jax.jit(trained.init), jax.jit(trained.epoch)
 
@@ -79,19 +78,19 @@ def test_the_best_epoch_keeps_weights_and_proxies_together():
 
 
 def test_patience_and_the_three_selections():
-  best = training.first_best({'w': jnp.zeros(())})
-  late = training.Selection('accuracy', 2)
+  best = selection.first_best({'w': jnp.zeros(())})
+  late = selection.Selection('accuracy', 2)
   # The last of ties counts; after two epochs without, nothing does.
   for epoch, accuracy in enumerate((0.5, 0.5, 0.4, 0.4, 0.4, 0.9), 1):
-    best = training.updated_best(best, {'w': jnp.float32(epoch)}, late, jnp.float32(accuracy), 1.0, jnp.int32(epoch))
+    best = selection.updated_best(best, {'w': jnp.float32(epoch)}, late, jnp.float32(accuracy), 1.0, jnp.int32(epoch))
   assert float(best['params']['w']) == 2
-  best = training.first_best({'w': jnp.zeros(())})
+  best = selection.first_best({'w': jnp.zeros(())})
   for epoch, loss in enumerate((3.0, 1.0, 1.0, 2.0), 1):
-    args = (training.Selection('loss'), jnp.float32(0), jnp.float32(loss), jnp.int32(epoch))
-    best = training.updated_best(best, {'w': jnp.float32(epoch)}, *args)
+    args = (selection.Selection('loss'), jnp.float32(0), jnp.float32(loss), jnp.int32(epoch))
+    best = selection.updated_best(best, {'w': jnp.float32(epoch)}, *args)
   assert float(best['params']['w']) == 2
   with pytest.raises(ValueError, match='f1'):
-    training.updated_best(best, {'w': 0.0}, training.Selection('f1'), 0.0, 0.0, jnp.int32(1))
+    selection.updated_best(best, {'w': 0.0}, selection.Selection('f1'), 0.0, 0.0, jnp.int32(1))
 
 
 def test_inference_sees_nothing_of_the_proxies_but_their_mean():
@@ -163,7 +162,7 @@ def test_graphakd_lowers_its_losses_and_refuses_other_widths():
     'classes': 2,
     'nodes': toy.NODES,
     'inputs': training.Input('learned', 'append'),
-    'selection': training.Selection('loss'),
+    'selection': selection.Selection('loss'),
   }
   trained = training.akd_training(model.sgc_student(6, dropout=0.0), *optimizers, **options)
   state = jax.jit(trained.init)(jax.random.key(0), data, targets())
