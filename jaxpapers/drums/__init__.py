@@ -1,0 +1,38 @@
+"""Drum composition with language models (arXiv 2301.01162): grooves as text, continued by a language model.
+
+    from jaxpapers import drums
+    groove = drums.bundled()[0]
+    print(drums.to_text(groove.grid[:32]))  # two measures, one line a sixteenth note
+    open('groove.mid', 'wb').write(drums.write_midi(groove.grid, bpm=groove.bpm))
+    drums.stability(groove.grid)  # how far each measure is from the nearer of its neighbours
+
+Names are loaded on first use: the notation needs NumPy alone.
+"""
+
+import importlib
+
+_WHERE = {
+  'to_text': 'notation',
+  'parse': 'notation',
+  'line_ids': 'notation',
+  'grid_of': 'notation',
+  'drop_leading_silence': 'notation',
+  'prompt_completion': 'notation',
+  'encode': 'encoding',
+  'bundled': 'data',
+  'records': 'data',
+  'read_gmd': 'data',
+  'read_tfds': 'data',
+}
+_RENAMED = {'read_midi': ('midi', 'read'), 'write_midi': ('midi', 'write')}
+
+__all__ = [*_WHERE, *_RENAMED]
+
+
+def __getattr__(name: str):
+  if name in _RENAMED:
+    module, attribute = _RENAMED[name]
+    return getattr(importlib.import_module(f'{__name__}.{module}'), attribute)
+  if name not in _WHERE:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(f'{__name__}.{_WHERE[name]}'), name)
