@@ -1,6 +1,6 @@
 """DC: distillation by gradient matching, one outer iteration as one compiled program (section 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxpapers.doorping import trigger as triggers
-from jaxpapers.doorping.matching import gradient_distance
+from jaxpapers.doorping.matching import gradient_distance, leaf_distances
 
 Apply = Callable[[Any, jax.Array], jax.Array]  # (params, images) -> logits
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -81,10 +81,21 @@ class Matching(NamedTuple):
   Attributes:
     loss: sum of the classes' distances.
     gradient: with respect to the synthetic images.
+    layers: {layer: its part of the loss}, where the distance is a sum over layers ('ours').
   """
 
   loss: jax.Array
   gradient: jax.Array
+  layers: Mapping[str, jax.Array]
+
+
+def layer_distances(real: Any, synthetic: Any, kind: str) -> dict[str, jax.Array]:
+  """{layer: its part of the distance} for the layers with weights; {} where the distance is not a sum over layers."""
+  if kind != 'ours':
+    return {}
+  tree = leaf_distances(real['params'], synthetic['params'])
+  weights = {name for name, layer in real['params'].items() if any(x.ndim > 1 for x in layer.values())}
+  return {name: sum(layer.values()) for name, layer in tree.items() if name in weights}
 
 
 def match(
@@ -127,11 +138,16 @@ def match(
       return x if augment is None else augment(inputs[4], x)
 
     wanted = gradient(change(images), label, weight)
-    return jax.value_and_grad(lambda s: gradient_distance(wanted, gradient(change(s), label, None), kind))(syn)
+
+    def distance(s):
+      given = gradient(change(s), label, None)
+      return gradient_distance(wanted, given, kind), layer_distances(wanted, given, kind)
+
+    return jax.value_and_grad(distance, has_aux=True)(syn)
 
   inputs = (synthetic, real, valid, jnp.arange(classes)) + (() if augment is None else (keys,))
-  losses, gradients = jax.lax.map(one, inputs)
-  return Matching(losses.sum(), gradients)
+  (losses, layers), gradients = jax.lax.map(one, inputs)
+  return Matching(losses.sum(), gradients, {name: values.sum() for name, values in layers.items()})
 
 
 def momentum_step(images: jax.Array, velocity: jax.Array, gradient: jax.Array, rate: float, momentum: float):
@@ -260,7 +276,7 @@ def iteration(
     augment: see `match`.
 
   Returns:
-    (state, {'loss': distance per class and outer step, 'trigger_steps': Adam steps taken}).
+    (state, {'loss': distance per class and outer step, 'layers': its parts, 'trigger_steps': Adam steps taken}).
   """
   classes, shape = recipe.classes, state.images.shape
   labels = jnp.repeat(jnp.arange(classes), shape[0] // classes)
@@ -309,9 +325,13 @@ def iteration(
       return params, trigger, jnp.zeros((), jnp.int32)
 
     params, trigger, steps = jax.lax.cond(step < recipe.outer - 1, go_on, rest, params, trigger)
-    return (params, images, velocity, trigger), (found.loss, steps)
+    return (params, images, velocity, trigger), (found.loss, found.layers, steps)
 
   carry = (init(init_key), state.images, state.velocity, state.trigger)
   inputs = (jnp.arange(recipe.outer), jax.random.split(scan_key, recipe.outer))
-  (_, images, velocity, trigger), (losses, steps) = jax.lax.scan(body, carry, inputs)
-  return Distilled(images, velocity, trigger), {'loss': losses.mean() / classes, 'trigger_steps': steps.sum()}
+  (_, images, velocity, trigger), (losses, layers, steps) = jax.lax.scan(body, carry, inputs)
+  return Distilled(images, velocity, trigger), {
+    'loss': losses.mean() / classes,
+    'layers': {name: values.mean() / classes for name, values in layers.items()},
+    'trigger_steps': steps.sum(),
+  }
