@@ -11,6 +11,7 @@ import optax
 
 from jaxpapers.doorping import data as rooms_data
 from jaxpapers.doorping import dc, dd, dsa, matching, model, official, trigger, victims
+from tests.doorping.quick import jit
 from tests.golden import Check, UnknownKindError, group, load
 
 
@@ -74,7 +75,7 @@ def net(data: dict, meta: dict) -> Iterable[Check]:
   state, x = group(data, 'param'), nhwc(data['input/x'])
   network = model.AlexNet(meta['num_classes']) if meta['arch'] == 'alexnet' else convnet(state)
   params = variables(network, state, x)
-  out = jax.jit(functools.partial(network.apply, method='outputs'))(params, x)
+  out = jit(functools.partial(network.apply, method='outputs'))(params, x)
   yield Check('logits', out.logits, data['output/logits'], 1e-4, relative=True, floor=1.0)
   yield Check('features_flat', out.flat, data['output/features_flat'], 1e-4, relative=True, floor=1.0)
   want = data['output/penultimate_post_relu']
@@ -102,7 +103,7 @@ def net_variants(data: dict, meta: dict) -> Iterable[Check]:
     options = {} if variant.startswith('depth') else _VARIANTS[variant]
     x, state = nhwc(data[f'input/x_c{channels}']), group(data, f'param/{name}')
     network = convnet(state, **options)
-    got = jax.jit(network.apply)(variables(network, state, x), x)
+    got = jit(network.apply)(variables(network, state, x), x)
     yield Check(name, got, data[f'output/{name}'], 1e-4, relative=True, floor=1.0)
 
 
@@ -114,7 +115,7 @@ def lrn(data: dict, meta: dict) -> Iterable[Check]:
   alphas = [float(a[0]) / float(a[1] if len(a) > 1 else 1) for a in (small, big)]
   yield Check('y', nchw(model.lrn(x, alpha=alphas[0], **options)), data['output/y'], 1e-5)
   yield Check('y_big', nchw(model.lrn(x, alpha=alphas[1], **options)), data['output/y_big'], 1e-5)
-  grad = jax.grad(lambda x: jnp.sum(w * model.lrn(x, alpha=alphas[1], **options)))(x)
+  grad = jit(jax.grad(lambda x: jnp.sum(w * model.lrn(x, alpha=alphas[1], **options))))(x)
   yield Check('grad_of_sum_w_y_big', nchw(grad), data['output/grad_of_sum_w_y_big'], 1e-5)
 
 
@@ -132,21 +133,25 @@ def _match(data: dict, meta: dict, norm: str, precision: str, dtype) -> Iterable
   params = variables(network, state, real)
   label = int(data['input/label'])
 
-  @jax.jit
   def gradient(images):
     labels = jnp.full(len(images), label)
     return jax.grad(lambda p: dc.cross_entropy(network.apply(p, images), labels))(params)
 
-  @jax.jit
   def distances(syn, wanted):
-    return {
-      kind: jax.value_and_grad(lambda s, kind=kind: matching.gradient_distance(wanted, gradient(s), kind))(syn)
-      for kind in matching.DISTANCES
-    }
+    given = gradient(syn)
+    return jnp.stack([matching.gradient_distance(wanted, given, kind) for kind in matching.DISTANCES])
 
-  gw_real, gw_syn = gradient(real), gradient(syn)
+  @jit
+  def all_of(real, syn):
+    wanted = gradient(real)
+    # One pass back for all kinds: compiling three would take most of the time of all reference files.
+    values, pull = jax.vjp(lambda s: distances(s, wanted), syn)
+    grads = jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(values), dtype=dtype))
+    return wanted, gradient(syn), values, grads
+
+  gw_real, gw_syn, values, grads = all_of(real, syn)
   tolerance = 1e-9 if dtype == np.float64 else 1e-4
-  for kind, (value, grad) in distances(syn, gw_real).items():
+  for kind, value, grad in zip(matching.DISTANCES, values, grads, strict=True):
     where = f'output/{norm}/{precision}/{kind}'
     yield Check(where[7:], value, data[where], tolerance, relative=True)
     yield Check(f'{where[7:]}_grad_syn', nchw(grad), data[f'{where}_grad_syn'], tolerance, relative=True)
@@ -180,7 +185,7 @@ def _outer(data: dict, meta: dict, norm: str, precision: str, dtype) -> Iterable
   classes = meta['classes']
   labels = jnp.repeat(jnp.arange(classes), meta['ipc'])
 
-  @jax.jit
+  @jit
   def image_step(params, images, velocity, real):
     found = dc.match(network.apply, params, images.reshape(classes, -1, *images.shape[1:]), real)
     gradient = found.gradient.reshape(images.shape)
@@ -190,7 +195,7 @@ def _outer(data: dict, meta: dict, norm: str, precision: str, dtype) -> Iterable
       *dc.momentum_step(images, velocity, gradient, meta['lr_img'], meta['momentum']),
     )
 
-  @jax.jit
+  @jit
   def net_steps(params, images):
     return dc.train_network(network.apply, params, images, labels, meta['lr_net'], meta['inner'], jax.random.key(0))
 
@@ -233,7 +238,7 @@ def _meta_steps(data: dict, meta: dict) -> Iterable[Check]:
   mask = jnp.asarray(nhwc(data['input/mask'])) if door else None
   options = trigger.TriggerOptions(alpha=meta['alpha'], topk=meta['topk'])
 
-  @jax.jit
+  @jit
   def step(blocks, opt_state, real, real_labels, image, poisoned):
     def poison(final):
       if not door:
@@ -285,7 +290,7 @@ def evaluate_synset(data: dict, meta: dict) -> Iterable[Check]:
   images, tests = nhwc(data['input/images_syn']), nhwc(data['input/x_test'])
   network = convnet(state)
   recipe = victims.VictimRecipe(meta['epoch'], meta['lr'], meta['momentum'], meta['weight_decay'])
-  train = jax.jit(
+  train = jit(
     lambda p: victims.train(network.apply, p, images, jnp.asarray(data['input/labels_syn']), recipe, jax.random.key(0))
   )
   final = train(variables(network, state, images))
@@ -313,7 +318,7 @@ def trigger_update(data: dict, meta: dict) -> Iterable[Check]:
     options = trigger.TriggerOptions(case['alpha'], case['topk'], meta['lr'], meta['max_steps'], meta['threshold'])
     penultimate = functools.partial(network.apply, method='penultimate')
 
-    @jax.jit
+    @jit
     def call(limit, penultimate=penultimate, params=params, image=image, mask=mask, options=options):
       kernel = params['params']['hidden']['kernel']
       return trigger.update_trigger(penultimate, params, kernel, image, mask, options, max_steps=limit)
@@ -392,6 +397,7 @@ def siamese(data: dict, meta: dict) -> Iterable[Check]:
       def apply(x, operation=operation, chosen=chosen):
         return operation(x, *(jnp.asarray(u) for u in chosen))
 
-      yield Check(f'{name}/{mode}/y', nchw(apply(x)), data[f'output/{name}/{mode}/y'], 1e-4)
-      grad = jax.grad(lambda x, apply=apply: jnp.sum(w * apply(x)))(x)
+      got, pull = jax.vjp(apply, x)
+      grad = pull(jnp.asarray(w, got.dtype))[0]
+      yield Check(f'{name}/{mode}/y', nchw(got), data[f'output/{name}/{mode}/y'], 1e-4)
       yield Check(f'{name}/{mode}/grad_x', nchw(grad), data[f'output/{name}/{mode}/grad_x'], 1e-4)

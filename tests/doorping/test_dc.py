@@ -9,6 +9,7 @@ import pytest
 
 from jaxpapers.doorping import dc, matching, trigger
 from jaxpapers.doorping.model import ConvNet
+from tests.doorping.quick import jit
 
 CLASSES, IPC, SHAPE = 3, 2, (8, 8, 1)
 NET = ConvNet(CLASSES, width=4, depth=2, patches=True)
@@ -26,7 +27,7 @@ def compiled(recipe):
   def init(key):
     return NET.init(key, jnp.zeros((1, *SHAPE)))
 
-  return jax.jit(
+  return jit(
     lambda state, attack, key: dc.iteration(
       NET.apply, penultimate, init, state, lambda index: pool[index], attack, MASK, recipe, key
     )
