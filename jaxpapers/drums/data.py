@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpapers.data.tfds import tfds_source
 from jaxpapers.drums import encoding, notation
 from jaxpapers.engine.errors import UserError, suggest
 
@@ -94,19 +93,40 @@ def read_gmd(path: str | os.PathLike) -> Reading:
     raise UserError(f'{path} cannot be read as the zip of the Groove MIDI Dataset: {error}.') from error
 
 
-def read_tfds(data_dir: str | None = None, name: str = 'groove/full-midionly') -> Reading:
-  """The same grooves from TFDS; configs whose examples are cut into two or four bars cannot give them.
+def read_tfds(data_dir: str | os.PathLike | None = None, config: str = 'full-midionly') -> Reading:
+  """The same grooves from TFDS's `groove`, prepared as ArrayRecord files; TensorFlow is not needed.
+
+  Args:
+    data_dir: where datasets are prepared; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
+    config: a config of whole performances; those cut into two or four bars cannot give the same grooves.
 
   Raises:
-    UserError: if the data set is not prepared, or the config is a cut one.
+    UserError: if the data set is not prepared, cannot be read, or the config is a cut one.
   """
-  if 'bar' in name:
-    raise UserError(f'{name} holds grooves cut into bars, with times in seconds; take groove/full-midionly.')
+  # Loading tfds takes a second or two, which only its users should pay.
+  import tensorflow_datasets as tfds
+
+  if 'bar' in config:
+    raise UserError(f'groove/{config} holds grooves cut into bars, with times in seconds; take groove/full-midionly.')
+  where = Path(os.path.expanduser(data_dir or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')))
+  hint = (
+    f'Prepare it once, on any machine, with `tfds build groove/{config} --file_format=array_record --data_dir={where}` '
+    '(that step needs TensorFlow; reading does not).'
+  )
+  versions = sorted((where / 'groove' / config).glob('*/features.json'))
+  if not versions:
+    raise UserError(f'The dataset groove/{config} is not in {where}. {hint}')
   items = []
-  for split in ('train', 'validation', 'test'):
-    source = tfds_source(name, split, data_dir)
-    items += [_tfds_item(source[i], source.features, split) for i in range(len(source))]
-  return _encode_all(items, f'TFDS {name}')
+  try:
+    # The builder of the name itself would import TensorFlow.
+    builder = tfds.builder_from_directory(versions[-1].parent)
+    for split in ('train', 'validation', 'test'):
+      source = builder.as_data_source(split)
+      items += [_tfds_item(source[i], builder.info.features, split) for i in range(len(source))]
+  except Exception as error:
+    reason = str(error).strip().split('\n')[0].rstrip('.')
+    raise UserError(f'Cannot read groove/{config} in {where}: {reason}. {hint}') from error
+  return _encode_all(items, f'TFDS groove/{config}')
 
 
 def load(source: str = 'bundled', path: str = '') -> list[Groove]:

@@ -50,7 +50,7 @@ def read(data: bytes) -> Midi:
   """
   if len(data) < 14 or data[:4] != b'MThd':
     raise ValueError('not a standard MIDI file: it does not begin with MThd')
-  length, kind, _, division = struct.unpack('>IHHH', data[4:14])
+  length, kind, tracks, division = struct.unpack('>IHHH', data[4:14])
   if kind > 1:
     raise ValueError(f'a MIDI file of type {kind}; types 0 and 1 are read')
   if not 0 < division < 0x8000:
@@ -59,11 +59,11 @@ def read(data: bytes) -> Midi:
   signatures: list[tuple[int, int, int, int]] = []
   tempos: list[tuple[int, int, int]] = []
   position, track = 8 + length, 0
-  while position + 8 <= len(data):
-    name, (size,) = data[position : position + 4], struct.unpack('>I', data[position + 4 : position + 8])
+  while track < tracks:
+    name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], 'big')
     start, position = position + 8, position + 8 + size
     if position > len(data):
-      raise ValueError(f'the file is cut short: track {track} needs {position} bytes, it has {len(data)}')
+      raise ValueError(f'the file is cut short in track {track} of {tracks}')
     if name == b'MTrk':
       try:
         _read_track(data[start:position], track, notes, signatures, tempos)
