@@ -1,60 +1,37 @@
 """Binds the settings of configs/r2rise.py to functions. The only file of the room that reads the config."""
 
+import json
+import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 
 from jaxpapers.engine import Evaluation, Experiment, Stage, UserError, axis_name
-from jaxpapers.r2rise import breakout10, forks, report
-from jaxpapers.r2rise.bc import BcOptions, behaviour_cloning
+from jaxpapers.engine.parallel import make_mesh
+from jaxpapers.r2rise import breakout10, forks, report, summary
+from jaxpapers.r2rise.bc import BcOptions, Validation, behaviour_cloning
+from jaxpapers.r2rise.bco import BcoOptions, bco
 from jaxpapers.r2rise.demos import corrupt, make_demonstrations
-from jaxpapers.r2rise.importance import ESTIMATORS, Statistics, finalise, importance_init, importance_update
-from jaxpapers.r2rise.learners import make_frames
-from jaxpapers.r2rise.masks import cells_of, sample_cells
-from jaxpapers.r2rise.model import Mlp, Table
-from jaxpapers.r2rise.retrain import ORDERS, curve_cells, retrain
+from jaxpapers.r2rise.environments import Environment
+from jaxpapers.r2rise.gail import GailNets, GailOptions, gail
+from jaxpapers.r2rise.importance import ESTIMATORS
+from jaxpapers.r2rise.learners import Learner, make_frames
+from jaxpapers.r2rise.masks import cells_of
+from jaxpapers.r2rise.model import Mlp, NatureCnn, Table
+from jaxpapers.r2rise.results import Results
+from jaxpapers.r2rise.retrain import ORDERS
+from jaxpapers.r2rise.returns_log import ReturnsLog
+from jaxpapers.r2rise.stage import Functions, MaskPlan, Numbers, Plan, map_and_curve
 
-_MASKS, _LEARNERS, _ORDERS, _CURVE = range(4)  # branches of the run's key: no learner of the curve made the map
-
-
-class MapState(NamedTuple):
-  """Sums for the map, and every mask's mean return and number of kept frames [N] (0 until it was trained)."""
-
-  stats: Statistics
-  returns: jax.Array
-  kept: jax.Array
-
-
-class CurveState(NamedTuple):
-  """The map [F] whose order is followed, and mean returns [points * learners]."""
-
-  value: jax.Array
-  returns: jax.Array
-
-
-class Numbers:
-  """Batch `step` is the next `size` numbers, modulo `total`; every host takes its part."""
-
-  def __init__(self, size: int, total: int):
-    """Numbers below `total`, `size` a step over all hosts."""
-    hosts = jax.process_count()
-    if size < 1 or size % hosts:
-      raise ValueError(f'A chunk of {size} cannot be shared by {hosts} hosts.')
-    self._size, self._total, self._local = size, total, size // hosts
-
-  def __call__(self, step: int) -> dict[str, np.ndarray]:
-    """{'id': [size / hosts] int32}."""
-    start = step * self._size + jax.process_index() * self._local
-    return {'id': ((start + np.arange(self._local)) % self._total).astype(np.int32)}
+LEARNERS = ('bc', 'bco', 'gail')  # a learner's place here is its branch of the run's key
 
 
 def experiment(config: ml_collections.ConfigDict) -> Experiment:
-  """Stage `map` retrains one learner per mask, stage `curve` checks the map by retraining on its top and bottom."""
+  """A stage per learner: it is retrained on every mask, and then on the top, bottom and random cells of its map."""
   try:
     return _experiment(config)
   except ValueError as error:
@@ -63,166 +40,239 @@ def experiment(config: ml_collections.ConfigDict) -> Experiment:
 
 def _problem(config):
   """(environment, demonstrations, truth [E, cells])."""
-  episodes = config.demos.episodes
-  if config.env == 'forks':
+  episodes, block = config.demos.episodes, config.mask.block
+  if config.environment == 'forks':
     options = config.forks.to_dict()
     game = {name: value for name, value in options.items() if name != 'filler_actions'}
     demos, truth = forks.forks_demonstrations(config.seed, episodes, **options)
-    cells = cells_of(demos.length, config.block)
-    padded = np.pad(truth, ((0, 0), (0, cells * config.block - demos.length)))
+    cells = cells_of(demos.length, block)
+    padded = np.pad(truth, ((0, 0), (0, cells * block - demos.length)))
     return forks.make_forks(config.seed, **game), demos, padded.reshape(episodes, cells, -1).any(axis=2)
-  if config.env == 'breakout10':
+  if config.environment == 'breakout10':
     environment = breakout10.make_breakout10(config.play.max_steps)
     length, noise = config.demos.length, config.demos.noise
     make = jax.jit(lambda key: breakout10.noisy_expert(environment, key, episodes, length, noise))
     observations, actions, _, first = jax.device_get(make(jax.random.key(config.seed)))
     demos = make_demonstrations(observations, actions, first=first, num_actions=environment.num_actions)
-    cells_of(length, config.block)
-    return environment, *corrupt(demos, config.seed, config.demos.corrupt, config.block, environment.num_actions)
-  raise ValueError(f'config.env={config.env!r} is not known; known: forks, breakout10.')
+    cells_of(length, block)
+    return environment, *corrupt(demos, config.seed, config.demos.corrupt, block, environment.num_actions)
+  raise ValueError(f'config.environment={config.environment!r} is not known; known: forks, breakout10.')
 
 
-def _learner(config, num_actions: int):
-  options = config.learner
-  networks = {'table': lambda: Table(num_actions), 'mlp': lambda: Mlp(tuple(options.hidden), num_actions)}
-  optimizers = {'sgd': optax.sgd, 'adam': optax.adam}
-  for name, known in (('network', networks), ('optimizer', optimizers)):
-    if options[name] not in known:
-      raise ValueError(f'config.learner.{name}={options[name]!r} is not known; known: {", ".join(known)}.')
-  return behaviour_cloning(
-    networks[options.network](),
-    optimizers[options.optimizer](options.learning_rate),
-    BcOptions(options.steps, options.batch, options.sampling),
+def _network(name: str, hidden: tuple[int, ...], outputs: int, field: str):
+  networks = {
+    'table': lambda: Table(outputs),
+    'mlp': lambda: Mlp(tuple(hidden), outputs),
+    'nature': lambda: NatureCnn(outputs),
+  }
+  return _choice(networks, name, field)()
+
+
+def _choice(known: Mapping[str, Any], name: str, field: str) -> Any:
+  if name not in known:
+    raise ValueError(f'{field}={name!r} is not known; known: {", ".join(known)}.')
+  return known[name]
+
+
+def _bc(options, environment: Environment) -> Learner:
+  optimizer = _choice({'sgd': optax.sgd, 'adam': optax.adam}, options.optimizer, 'config.bc.optimizer')
+  optimizer = optimizer(options.learning_rate)
+  if options.l2:
+    optimizer = optax.chain(optax.add_decayed_weights(options.l2), optimizer)
+  network = _network(options.network, options.hidden, environment.num_actions, 'config.bc.network')
+  validation = Validation(**options.validation) if options.validation.fraction else None
+  return behaviour_cloning(network, optimizer, BcOptions(options.steps, options.batch, options.sampling, validation))
+
+
+def _bco(options, environment: Environment) -> Learner:
+  settings = BcoOptions(**{name: options[name] for name in BcoOptions._fields})
+  policy, inverse = (
+    _network(options.network, options.hidden, environment.num_actions, 'config.bco.network') for _ in range(2)
   )
+  return bco(policy, inverse, environment, optax.adam(options.learning_rate), settings)
+
+
+def _gail(options, environment: Environment) -> Learner:
+  own = [name for name in GailOptions._fields if name in options]
+  settings = GailOptions(environment.num_actions, **{name: options[name] for name in own})
+  nets = [
+    _network(options.network, options.hidden, outputs, 'config.gail.network')
+    for outputs in (environment.num_actions, 1, 1)
+  ]
+  return gail(GailNets(*nets), environment, settings, options.iterations, options.episodes, options.horizon)
+
+
+def _learner(config, name: str, environment: Environment) -> Learner:
+  return _choice({'bc': _bc, 'bco': _bco, 'gail': _gail}, name, 'config.learners')(config[name], environment)
+
+
+def _check(config) -> None:
+  if config.estimator not in ESTIMATORS:
+    raise ValueError(f'config.estimator={config.estimator!r} is not known; known: {", ".join(ESTIMATORS)}.')
+  if config.estimator == 'antithetic' and not config.mask.antithetic:
+    raise ValueError("config.estimator='antithetic' needs config.mask.antithetic=True.")
+  if not config.learners or len(set(config.learners)) < len(config.learners):
+    raise ValueError(f'config.learners={config.learners} must name at least one learner, and none twice.')
+  if config.seeds < 1:
+    raise ValueError(f'config.seeds={config.seeds} must be at least 1.')
+  if config.curve.learners < 2 or not config.curve.fractions:
+    raise ValueError(f'config.curve needs at least 2 learners (not {config.curve.learners}) and one fraction.')
+  bad = [f for f in config.curve.fractions if not 0.0 < f < 1.0]
+  if bad:
+    raise ValueError(f'config.curve.fractions holds {bad[0]}: a share of the cells lies in (0, 1).')
+  if not 0.0 <= config.stop.target < 1.0:
+    raise ValueError(f'config.stop.target={config.stop.target} must lie in [0, 1): it is a rank correlation.')
+  if not 0.0 <= config.play.epsilon <= 1.0 or config.play.episodes < 1:
+    raise ValueError(
+      f'config.play.epsilon={config.play.epsilon} must lie in [0, 1] and episodes={config.play.episodes} be positive.'
+    )
+
+
+def _plan(config, name: str, masks: MaskPlan, truth: np.ndarray | None) -> Plan:
+  """The plan of learner `name`."""
+  options = config[name]
+  parts = 4 if masks.antithetic else 2
+  if options.chunk < parts or options.chunk % parts:
+    raise ValueError(
+      f'config.{name}.chunk={options.chunk} must be a multiple of {parts}: halves of a chunk make half maps.'
+    )
+  if options.masks < 4 or options.masks % options.chunk:
+    raise ValueError(
+      f'config.{name}.masks={options.masks} must be at least 4 and a multiple of config.{name}.chunk={options.chunk}.'
+    )
+  if masks.smooth and options.get('sampling') == 'permute':
+    raise ValueError(f"config.{name}.sampling='permute' takes frames or leaves them: smooth masks need iid or full.")
+  points = [(order, float(f)) for order in ORDERS for f in config.curve.fractions] + [('all', 1.0)]
+  if truth is not None:
+    points.append(('truth', float(truth.mean())))
+  return Plan(
+    masks,
+    options.masks,
+    config.seeds,
+    options.chunk,
+    tuple(points),
+    config.curve.learners,
+    config.estimator,
+    None if truth is None else truth.reshape(-1),
+    config.stop.target,
+    config.stop.min_masks,
+  )
+
+
+def _log(config, name: str) -> ReturnsLog | None:
+  """The log of a learner's returns, about everything that they depend on."""
+  if not config.report.log:
+    return None
+  settings = json.loads(config.to_json_best_effort())
+  others = {'report', 'checkpoint', 'mesh', 'log_every', 'transfer_guard', 'parallel', 'variant', 'learners'}
+  others |= {'permutations', 'estimator', 'curve', 'stop', 'seeds', *LEARNERS} - {name}
+  about = {key: value for key, value in settings.items() if key not in others}
+  about[name] = {key: value for key, value in about[name].items() if key not in ('masks', 'chunk', 'batching')}
+  return ReturnsLog(os.path.join(config.report.log, f'{name}.jsonl'), about)
 
 
 def _experiment(config) -> Experiment:
-  if config.estimator not in ESTIMATORS:
-    raise ValueError(f'config.estimator={config.estimator!r} is not known; known: {", ".join(ESTIMATORS)}.')
-  if config.masks < 2 or config.masks % config.chunk:
-    raise ValueError(f'config.masks={config.masks} must be at least 2 and a multiple of config.chunk={config.chunk}.')
-  if config.antithetic and config.chunk % 2:
-    raise ValueError(f'config.chunk={config.chunk} must be even: antithetic masks come in pairs.')
-  if config.curve.learners < 2 or not config.curve.fractions:
-    raise ValueError(f'config.curve needs at least 2 learners (not {config.curve.learners}) and one fraction.')
+  _check(config)
   environment, demos, truth = _problem(config)
-  learner = _learner(config, environment.num_actions)
+  masks = MaskPlan(demos.episodes, demos.length, **config.mask).check()
+  truth = None if truth is None else masks.truth(truth)
+  learners = {name: _learner(config, name, environment) for name in config.learners}
+  plans = {name: _plan(config, name, masks, truth) for name in config.learners}
   # NumPy here, so that nothing is bound to a device before the engine compiles.
   frames = jax.tree.map(np.asarray, make_frames(demos))
-  shape, axis = truth.shape, axis_name(config)
-  expand = (np.arange(shape[0])[:, None] * shape[1] + np.arange(demos.length) // config.block).reshape(-1)
   valid = demos.valid.reshape(-1).astype(np.float32)
-
-  def branch(number: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(config.seed), number)
-
-  def cells(ids):
-    sampled = sample_cells(branch(_MASKS), ids, *shape, config.keep, config.antithetic)
-    return sampled.reshape(len(ids), -1)
-
-  jax.eval_shape(cells, jax.ShapeDtypeStruct((2,), jnp.int32))  # wrong settings end here, not inside a step
-
-  def play(kept_cells, ids, number):
-    keys = jax.vmap(lambda i: jax.random.fold_in(branch(number), i))(ids)
-    result = retrain(
+  axis = axis_name(config)
+  mesh = make_mesh(config.mesh) if config.parallel == 'jit' and jax.device_count() > 1 else None
+  functions = {
+    name: map_and_curve(
       learner,
       environment,
-      jax.tree.map(jnp.asarray, frames),
-      keys,
-      kept_cells[:, expand] * valid,
+      frames,
+      valid,
+      plans[name],
+      lambda name=name: jax.random.fold_in(jax.random.key(config.seed), LEARNERS.index(name)),
       episodes=config.play.episodes,
       epsilon=config.play.epsilon,
-      batching=config.learner.batching,
+      batching=config[name].batching,
+      common=config.play.common,
+      mesh=mesh,
+      axis=axis,
     )
-    return result.returns.mean(axis=1), result.kept
+    for name, learner in learners.items()
+  }
 
-  def gather(x):
-    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
-
-  def map_init(key, batch, earlier):
-    del key, batch, earlier
-    return MapState(importance_init(truth.size, gram=True, xp=jnp), jnp.zeros(config.masks), jnp.zeros(config.masks))
-
-  def map_step(state, batch, key):
-    del key
-    masks = cells(batch['id'])
-    ids, masks, returns, kept = jax.tree.map(gather, (batch['id'], masks, *play(masks, batch['id'], _LEARNERS)))
-    new = MapState(
-      importance_update(state.stats, masks, returns),
-      state.returns.at[ids].set(returns),
-      state.kept.at[ids].set(kept),
-    )
-    return new, {'return': returns.mean(), 'return_sd': returns.std(), 'empty_masks': jnp.sum(kept == 0) * 1.0}
-
-  points = [(o, float(f)) for o in range(len(ORDERS)) for f in config.curve.fractions]
-  order, fraction = (np.repeat(np.asarray(x), config.curve.learners) for x in zip(*points, strict=True))
-
-  def curve_init(key, batch, earlier):
-    del key, batch
-    return CurveState(finalise(earlier['map'].stats, config.estimator, config.keep).value, jnp.zeros(len(order)))
-
-  def curve_step(state, batch, key):
-    del key
-    ids = batch['id']
-    share = jnp.asarray(fraction, jnp.float32)[ids]
-    kept_cells = curve_cells(branch(_ORDERS), state.value, jnp.asarray(order)[ids], share, ids)
-    ids, returns = jax.tree.map(gather, (ids, play(kept_cells, ids, _CURVE)[0]))
-    return state._replace(returns=state.returns.at[ids].set(returns)), {'return': returns.mean()}
-
-  def all_masks():
-    ids = jnp.arange(config.masks)
-    return np.asarray(jax.jit(cells)(ids)).reshape(-1, *shape)
-
-  settings = report.Settings(
-    demos,
-    truth,
-    config.block,
-    config.estimator,
-    config.keep,
-    config.antithetic,
-    config.permutations,
-    tuple((ORDERS[o], f) for o, f in points),
-    config.curve.learners,
-    all_masks,
-  )
-
-  def once(size):
-    return lambda: [{'valid': np.ones(size // jax.process_count(), bool)}]
-
-  stages = [
-    Stage(
-      'map',
-      config.masks // config.chunk,
-      Numbers(config.chunk, config.masks),
-      map_init,
-      map_step,
-      [
-        Evaluation(
-          'map',
-          once(config.chunk),
-          lambda state, batch: (state.returns, state.kept),
-          lambda outputs: report.map_metrics(*list(outputs)[-1], settings),
-        )
-      ],
-    ),
-    Stage(
-      'curve',
-      -(-len(order) // config.curve.chunk),
-      Numbers(config.curve.chunk, len(order)),
-      curve_init,
-      curve_step,
-      [
-        Evaluation(
-          'curve',
-          once(config.curve.chunk),
-          lambda state, batch: state.returns,
-          lambda outputs: report.curve_metrics(list(outputs)[-1], settings),
-        )
-      ],
-    ),
-  ]
+  def result(name: str, state: Any):
+    plan = plans[name]
+    returns, kept = (np.asarray(x).reshape(plan.seeds, plan.count) for x in (state.returns, state.kept))
+    masks = functions[name].masks()
+    return summary.learner_result(name, returns, kept, state.curve, masks, plan, config.permutations)
 
   def draw(states: Mapping[str, Any], page: Any) -> None:
-    report.draw(states, page, settings)
+    found = tuple(result(name, states[name]) for name in config.learners)
+    compared = summary.agreement_matrix(found, plans)
+    results = Results(
+      environment=environment.name,
+      demos=demos,
+      truth=truth,
+      block=1 if masks.smooth else masks.block,
+      estimator=config.estimator,
+      keep=masks.keep,
+      learners=found,
+      agreement=compared,
+      baselines={},
+    )
+    summary.save_maps(page.folder / 'map.npz', results)
+    report.draw(results, page)
+    page.results(
+      **{
+        found.name: {'map': summary.map_metrics(found, plans[found.name]), 'curve': summary.curve_metrics(found.curve)}
+        for found in results.learners
+      },
+      agreement=compared.__dict__,
+    )
 
+  stages = [
+    _stage(
+      config,
+      name,
+      functions[name],
+      plans[name],
+      _log(config, name),
+      lambda state, name=name: summary.map_metrics(result(name, state), plans[name]),
+    )
+    for name in config.learners
+  ]
   return Experiment(stages, draw)
+
+
+def _stage(config, name: str, functions: Functions, plan: Plan, log: ReturnsLog | None, map_metrics) -> Stage:
+  hosts = jax.process_count()
+  shape = (plan.seeds, plan.count)
+
+  def once():
+    return [{'valid': np.ones(plan.chunk // hosts, bool)}]
+
+  def so_far(outputs):
+    state = list(outputs)[-1]
+    returns, kept = (np.asarray(x).reshape(shape) for x in (state.returns, state.kept))
+    if log is not None and jax.process_index() == 0:
+      done = np.flatnonzero(summary.trained_masks(state.returns, state.kept))
+      for part in np.split(done, np.flatnonzero(np.diff(done // plan.chunk)) + 1):
+        log.append(part, state.returns[part], state.kept[part], config.play.episodes)
+    return summary.progress(returns, kept, functions.masks(), plan)
+
+  def curve(outputs):
+    return summary.curve_metrics(summary.retraining_curve(list(outputs)[-1].curve, plan))
+
+  return Stage(
+    name,
+    plan.steps,
+    Numbers(plan, log.known if log else None, hosts, jax.process_index()),
+    functions.init,
+    functions.step,
+    [
+      Evaluation('so_far', once, lambda state, batch: state, so_far, every=1),
+      Evaluation('map', once, lambda state, batch: state, lambda outputs: map_metrics(list(outputs)[-1])),
+      Evaluation('curve', once, lambda state, batch: state, curve),
+    ],
+  )

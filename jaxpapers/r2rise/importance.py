@@ -24,7 +24,7 @@ class Statistics(NamedTuple):
     count: [F] sum of m.
     kept, kept_squares: [F] sums of m R and m R^2.
     pairs: sum of (R(2j) - R(2j + 1))^2, for antithetic masks.
-    gram: [F, F] sum of m m', for ridge; [0, 0] where it is not kept.
+    gram: [F, F] sum of m m', for ridge; None where it is not kept.
   """
 
   reference: Array
@@ -35,7 +35,7 @@ class Statistics(NamedTuple):
   kept: Array
   kept_squares: Array
   pairs: Array
-  gram: Array
+  gram: Array | None
 
 
 class ImportanceMap(NamedTuple):
@@ -56,8 +56,8 @@ def importance_init(cells: int, gram: bool = False, xp: Any = np) -> Statistics:
   """Statistics of no masks over `cells` cells, as arrays of `xp` (numpy or jax.numpy)."""
   dtype = np.float64 if xp is np else None
   zero, row = xp.zeros((), dtype), xp.zeros(cells, dtype)
-  size = cells if gram else 0
-  return Statistics(zero, zero, zero, zero, row, row, row, zero, xp.zeros((size, size), dtype))
+  square = xp.zeros((cells, cells), dtype) if gram else None
+  return Statistics(zero, zero, zero, zero, row, row, row, zero, square)
 
 
 def importance_update(stats: Statistics, masks: Array, returns: Array) -> Statistics:
@@ -84,7 +84,7 @@ def importance_update(stats: Statistics, masks: Array, returns: Array) -> Statis
     stats.kept + r @ masks,
     stats.kept_squares + (r * r) @ masks,
     stats.pairs + xp.sum((r[0:even:2] - r[1:even:2]) ** 2),
-    stats.gram + masks.T @ masks if stats.gram.shape[0] else stats.gram,
+    None if stats.gram is None else stats.gram + masks.T @ masks,
   )
 
 
@@ -92,7 +92,7 @@ def importance_merge(a: Statistics, b: Statistics) -> Statistics:
   """The statistics of both sets of masks."""
   xp = a.count.__array_namespace__()
   b = rebase(b, xp.where(a.n == 0, b.reference, a.reference))
-  merged = [x + y for x, y in zip(a, b, strict=True)]
+  merged = [None if x is None else x + y for x, y in zip(a, b, strict=True)]
   return Statistics(b.reference, *merged[1:])
 
 
@@ -157,7 +157,7 @@ def finalise(stats: Statistics, estimator: str = 'contrast', p: float = 0.5, rid
 
 def _ridge(stats: Statistics, ridge: float) -> ImportanceMap:
   """Ridge regression of the return on all cells, centred; errors as if its residuals were alike."""
-  if not stats.gram.shape[0]:
+  if stats.gram is None:
     raise ValueError('The ridge estimator needs statistics with gram=True.')
   xp = stats.count.__array_namespace__()
   n, cells = stats.n, stats.count.shape[0]

@@ -64,31 +64,54 @@ def retrain(
 
 
 def keep_share(rank: jax.Array, fraction: jax.Array) -> jax.Array:
-  """The first round(fraction F) cells of an order: rank [F] (0 first), fraction [n] -> [n, F] bool."""
+  """The first round(fraction F) cells of an order: rank [n, F] (0 first), fraction [n] -> [n, F] bool."""
   return rank < jnp.round(fraction[:, None] * rank.shape[-1])
 
 
-def curve_cells(key: jax.Array, value: jax.Array, order: jax.Array, fraction: jax.Array, ids: jax.Array) -> jax.Array:
+def curve_cells(
+  key: jax.Array,
+  value: jax.Array,
+  orders: Sequence[str],
+  point: jax.Array,
+  fraction: jax.Array,
+  ids: jax.Array,
+  truth: np.ndarray | None = None,
+) -> jax.Array:
   """Cells to keep for points of a retraining curve.
 
   Args:
     key: of the random orders.
-    value: [F] map; NaN counts as least important.
-    order: [n] int32, index into ORDERS.
-    fraction: [n] share of cells to keep.
+    value: [n, F] maps; NaN counts as least important.
+    orders: [P] names out of `ORDERS`, or 'all' (every cell) or 'truth' (the planted ones).
+    point: [n] int32, index into `orders`.
+    fraction: [n] share of cells to keep, for the names in `ORDERS`.
     ids: [n] int32: every number has a random order of its own.
+    truth: [F] bool, for 'truth'.
 
   Returns:
-    [n, F] bool.
-  """
-  by_value = jnp.argsort(rank_cells(value))
-  cells = value.shape[0]
+    [n, F] float32, 1 where kept.
 
-  def one(order, number):
+  Raises:
+    ValueError: for an unknown order, or 'truth' without one.
+  """
+  known = (*ORDERS, 'all', 'truth')
+  unknown = [order for order in orders if order not in known]
+  if unknown:
+    raise ValueError(f'order={unknown[0]!r} is not known; known: {", ".join(known)}.')
+  if truth is None and 'truth' in orders:
+    raise ValueError("The order 'truth' needs planted cells.")
+  cells = value.shape[-1]
+  order = jnp.asarray([known.index(name) for name in orders])[point]
+
+  def one(value, order, number):
+    by_value = jnp.argsort(rank_cells(value))
     random = jax.random.permutation(jax.random.fold_in(key, number), cells)
     return jnp.select([order == 0, order == 1], [by_value, cells - 1 - by_value], random)
 
-  return keep_share(jax.vmap(one)(order, ids), fraction)
+  kept = keep_share(jax.vmap(one)(value, order, ids), fraction)
+  planted = jnp.zeros(cells, bool) if truth is None else jnp.asarray(truth)
+  order = order[:, None]
+  return (jnp.where(order == 4, planted, kept) | (order == 3)).astype(jnp.float32)
 
 
 class CurvePoint(NamedTuple):
@@ -153,18 +176,20 @@ def retrain_curve(
     epsilon: share of random actions.
     batching: see `train_masked`.
   """
-  grid = [(o, f) for o in range(len(ORDERS)) for f in fractions]
-  order, fraction = (np.repeat(np.asarray(x), learners) for x in zip(*grid, strict=True))
-  ids = jnp.arange(len(order))
+  grid = [(order, f) for order in ORDERS for f in fractions]
+  orders = [order for order, _ in grid]
+  point = np.repeat(np.arange(len(grid)), learners)
+  fraction = np.asarray([f for _, f in grid], np.float32)[point]
+  ids = jnp.arange(len(point))
   mask_key, run_key = jax.random.split(key)
 
   @jax.jit
   def run(value):
-    cells = curve_cells(mask_key, value, jnp.asarray(order), jnp.asarray(fraction), ids)
-    weights = cells[:, expand].astype(jnp.float32)
+    maps = jnp.broadcast_to(value, (len(ids), len(value)))
+    weights = curve_cells(mask_key, maps, orders, jnp.asarray(point), jnp.asarray(fraction), ids)[:, expand]
     keys = jax.vmap(lambda i: jax.random.fold_in(run_key, i))(ids)
     options = dict(episodes=episodes, epsilon=epsilon, batching=batching)
     return retrain(learner, environment, frames, keys, weights, **options).returns.mean(axis=1)
 
   means = np.asarray(run(jnp.asarray(value).reshape(-1))).reshape(len(grid), learners)
-  return curve_points([ORDERS[o] for o, _ in grid], [f for _, f in grid], means)
+  return curve_points(orders, [f for _, f in grid], means)
