@@ -108,10 +108,9 @@ def match(
   kind: str = 'ours',
   augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
   keys: jax.Array | None = None,
+  classes_at_once: int = 1,
 ) -> Matching:
   """Gradient distance per class, and its gradient with respect to the synthetic images.
-
-  Classes are mapped, not vmapped: on CPU that keeps the maps of one class in the cache.
 
   Args:
     apply: the network.
@@ -122,6 +121,7 @@ def match(
     kind: of distance.
     augment: (key, images) -> images, the same draw for both batches of a class (DSA); None: none.
     keys: [classes] keys for `augment`.
+    classes_at_once: classes under one vmap; one by one, the maps of a class stay in a CPU's cache.
   """
   chex.assert_rank([synthetic, real], 5)
   classes = len(synthetic)
@@ -146,7 +146,7 @@ def match(
     return jax.value_and_grad(distance, has_aux=True)(syn)
 
   inputs = (synthetic, real, valid, jnp.arange(classes)) + (() if augment is None else (keys,))
-  (losses, layers), gradients = jax.lax.map(one, inputs)
+  (losses, layers), gradients = jax.lax.map(one, inputs, batch_size=classes_at_once if classes_at_once > 1 else None)
   return Matching(losses.sum(), gradients, {name: values.sum() for name, values in layers.items()})
 
 
@@ -201,6 +201,7 @@ class Recipe(NamedTuple):
     net_rate: of the network.
     distance: kind of gradient distance.
     trigger: options of DOORPING's update.
+    classes_at_once: see `match`.
   """
 
   classes: int
@@ -212,6 +213,7 @@ class Recipe(NamedTuple):
   net_rate: float = 0.01
   distance: str = 'ours'
   trigger: triggers.TriggerOptions = triggers.PUBLISHED
+  classes_at_once: int = 1
 
 
 class Attack(NamedTuple):
@@ -299,6 +301,7 @@ def iteration(
       kind=recipe.distance,
       augment=augment,
       keys=None if augment is None else jax.random.split(augment_key, classes),
+      classes_at_once=recipe.classes_at_once,
     )
     gradient = found.gradient.reshape(shape)
     images, velocity = momentum_step(images, velocity, gradient, recipe.rate, recipe.momentum)
