@@ -1,4 +1,4 @@
-"""What must hold whatever the numbers are: distances, stamping, trigger updates, meta-gradients, sizes of the networks."""
+"""What holds whatever the numbers: distances, stamping, trigger updates, meta-gradients, sizes of the networks."""
 
 import functools
 
