@@ -1,17 +1,15 @@
 """Images for distillation: the paper's datasets through TFDS or the original files, and embedded digits (section 5)."""
 
-import gzip
 import os
-import pickle
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 import sklearn.datasets
 from PIL import Image
 
 from jaxpapers.data import tfds_source
+from jaxpapers.doorping import files
 from jaxpapers.engine.errors import UserError, suggest
 
 DIGITS_SIZE, DIGITS_TRAIN = 16, 1297
@@ -68,8 +66,8 @@ def load(name: str, folder: str = '', keep: float = 1.0, seed: int = 0) -> Image
   """The dataset called `name`.
 
   'digits' (inside scikit-learn: real handwritten digits, 16 x 16) needs no folder. 'mnist' reads `mnist10k.npz` from
-  `folder`, or from `$JAXPAPERS_SHARED/data/doorping`. The others read their original files from `folder` where those
-  are found, else TFDS with `folder` as its data_dir.
+  `folder`, or from `$JAXPAPERS_SHARED/data/doorping`. The others read their original files from `folder`, or a folder
+  in it that is named as their archive unpacks, where those are found; else TFDS with `folder` as its data_dir.
 
   Args:
     name: one of DATASETS.
@@ -89,30 +87,48 @@ def load(name: str, folder: str = '', keep: float = 1.0, seed: int = 0) -> Image
   elif name == 'mnist':
     arrays = _mnist(folder)
   else:
-    found = Path(folder or '.').expanduser() / _FILES[name][0]
-    arrays = _READERS[name](Path(folder).expanduser()) if folder and found.exists() else _from_tfds(name, folder)
+    found = files.find(name, folder) if folder else None
+    arrays = files.read(name, found) if found else _from_tfds(name, folder)
     arrays = [resize(x, 32) if x.ndim == 4 else x for x in arrays]
   x_train, y_train, x_test, y_test = arrays
   if keep < 1:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(x_train))[: max(1, int(keep * len(x_train)))])
     x_train, y_train = x_train[chosen], y_train[chosen]
-  if not len(y_test):
-    raise UserError(f'{name} has an empty test set.')
   if name in NORMALISATION:
     mean, std = NORMALISATION[name]
   else:
     mean, std = x_train.mean((0, 1, 2)) / 255.0, x_train.std((0, 1, 2)) / 255.0
   classes = 100 if name == 'cifar100' else 10
-  return Images(
-    name,
-    x_train,
-    y_train.astype(np.int32),
-    x_test,
-    y_test.astype(np.int32),
-    classes,
-    np.asarray(mean, np.float32),
-    np.asarray(std, np.float32),
-  )
+  labels = [np.asarray(y, np.int32) for y in (y_train, y_test)]
+  scale = [np.asarray(x, np.float32) for x in (mean, std)]
+  return check(Images(name, x_train, labels[0], x_test, labels[1], classes, *scale))
+
+
+def check(images: Images) -> Images:
+  """`images` itself, if a distillation can work on it; in a dataset of one's own, pixels may be floats in 0..255.
+
+  Raises:
+    UserError: naming what is empty, of a wrong shape, not finite, outside 0..255 or no class.
+  """
+  for split in ('train', 'test'):
+    x, y = getattr(images, f'x_{split}'), getattr(images, f'y_{split}')
+    what = f'The {split} set of {images.name}'
+    if not len(y):
+      raise UserError(f'{what} is empty.')
+    if x.ndim != 4 or len(x) != len(y) or x.shape[1:] != images.x_train.shape[1:]:
+      want = f'[{len(y)}, height, width, channels]'
+      raise UserError(f'{what} has images of shape {x.shape} and {len(y)} labels; it must be {want} in both sets.')
+    if x.dtype != np.uint8:
+      wrong = ~np.isfinite(x).all((1, 2, 3))
+      if wrong.any():
+        raise UserError(f'{what} has NaN or infinite pixels in {wrong.sum()} images, first in {np.argmax(wrong)}.')
+      if x.min() < 0 or x.max() > 255:
+        raise UserError(f'{what} has pixels from {x.min():g} to {x.max():g}; they must lie in 0..255.')
+    if y.min() < 0 or y.max() >= images.classes:
+      raise UserError(f'{what} has labels from {y.min()} to {y.max()}; there are {images.classes} classes.')
+  if not np.isfinite(images.mean).all() or not np.all(np.isfinite(images.std) & (images.std > 0)):
+    raise UserError(f'{images.name} cannot be normalised with mean {images.mean} and deviation {images.std}.')
+  return images
 
 
 def _digits() -> list[np.ndarray]:
@@ -138,98 +154,10 @@ def _mnist(folder: str) -> list[np.ndarray]:
 def _from_tfds(name: str, folder: str) -> list[np.ndarray]:
   arrays = []
   for split in ('train', 'test'):
-    source = tfds_source(_TFDS.get(name, name), split, folder or None, keys=('image', 'label'))
+    try:
+      source = tfds_source(_TFDS.get(name, name), split, folder or None, keys=('image', 'label'))
+    except UserError as error:
+      raise UserError(f'{error} Or set config.data.dir to the folder of its files {files.hint(name)}.') from error
     examples = [source[i] for i in range(len(source))]
     arrays += [np.stack([e['image'] for e in examples]), np.asarray([e['label'] for e in examples])]
   return arrays
-
-
-def _read(path: Path, shape: tuple[int, ...], skip: int) -> np.ndarray:
-  """uint8 [rows, *shape] of a file, gzipped or not, after `skip` bytes."""
-  try:
-    if path.suffix == '.gz':
-      with gzip.open(path) as file:
-        raw = file.read()
-    else:
-      raw = path.read_bytes()
-    return np.frombuffer(raw, np.uint8, offset=skip).reshape(-1, *shape)
-  except FileNotFoundError:
-    raise UserError(f'{path} is missing.') from None
-  except (OSError, EOFError, ValueError) as error:
-    raise UserError(f'{path} is truncated or damaged: {error}.') from error
-
-
-def _idx(folder: Path) -> list[np.ndarray]:
-  """FashionMNIST's IDX files."""
-  arrays = []
-  for stem in ('train', 't10k'):
-    arrays.append(_read(folder / f'{stem}-images-idx3-ubyte.gz', (28, 28, 1), 16))
-    arrays.append(_read(folder / f'{stem}-labels-idx1-ubyte.gz', (), 8))
-  return arrays
-
-
-class _ArraysOnly(pickle.Unpickler):
-  """Reads the dictionaries of CIFAR's files, and refuses any other code in them."""
-
-  def find_class(self, module: str, name: str):
-    if (module.split('.')[0], name) in {('numpy', n) for n in ('_reconstruct', 'ndarray', 'dtype')}:
-      return super().find_class(module, name)
-    raise pickle.UnpicklingError(f'it asks for {module}.{name}')
-
-
-def _cifar(folder: Path, names: list[str], label: str) -> tuple[np.ndarray, np.ndarray]:
-  images, labels = [], []
-  for name in names:
-    path = folder / name
-    try:
-      with path.open('rb') as file:
-        batch = _ArraysOnly(file, encoding='latin1').load()
-      images.append(np.asarray(batch['data'], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-      labels.append(np.asarray(batch[label]))
-    except FileNotFoundError:
-      raise UserError(f'{path} is missing.') from None
-    except Exception as error:
-      raise UserError(f'{path} is truncated, damaged or no CIFAR batch: {error}.') from error
-  return np.concatenate(images), np.concatenate(labels)
-
-
-def _cifar10(folder: Path) -> list[np.ndarray]:
-  train = _cifar(folder, [f'data_batch_{i}' for i in range(1, 6)], 'labels')
-  return [*train, *_cifar(folder, ['test_batch'], 'labels')]
-
-
-def _cifar100(folder: Path) -> list[np.ndarray]:
-  return [*_cifar(folder, ['train'], 'fine_labels'), *_cifar(folder, ['test'], 'fine_labels')]
-
-
-def _svhn(folder: Path) -> list[np.ndarray]:
-  arrays = []
-  for split in ('train', 'test'):
-    path = folder / f'{split}_32x32.mat'
-    try:
-      file = scipy.io.loadmat(path)
-      arrays += [np.ascontiguousarray(file['X'].transpose(3, 0, 1, 2)), file['y'].reshape(-1) % 10]
-    except FileNotFoundError:
-      raise UserError(f'{path} is missing.') from None
-    except Exception as error:
-      raise UserError(f'{path} is truncated, damaged or no SVHN file: {error}.') from error
-  return arrays
-
-
-def _stl10(folder: Path) -> list[np.ndarray]:
-  arrays = []
-  for split in ('train', 'test'):
-    # Columns come first in the file.
-    arrays.append(_read(folder / f'{split}_X.bin', (3, 96, 96), 0).transpose(0, 3, 2, 1))
-    arrays.append(_read(folder / f'{split}_y.bin', (), 0).astype(np.int32) - 1)
-  return arrays
-
-
-_READERS = {'fashion_mnist': _idx, 'cifar10': _cifar10, 'cifar100': _cifar100, 'svhn': _svhn, 'stl10': _stl10}
-_FILES = {
-  'fashion_mnist': ('train-images-idx3-ubyte.gz',),
-  'cifar10': ('data_batch_1',),
-  'cifar100': ('train',),
-  'svhn': ('train_32x32.mat',),
-  'stl10': ('train_X.bin',),
-}
