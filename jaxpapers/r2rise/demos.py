@@ -74,8 +74,12 @@ def make_demonstrations(
   for name, value in (('valid', valid), ('first', np.asarray(first))):
     if value.shape != shape:
       raise ValueError(f'{name} has shape {value.shape}, not {shape}.')
-  if not valid.any():
-    raise ValueError('valid marks no frame: the demonstrations are empty.')
+  if not valid.any(axis=1).all():
+    raise ValueError(f'valid marks no frame of trajectory {int(np.argmin(valid.any(axis=1)))}: it is empty.')
+  if observations.dtype.kind not in 'bf' and observations.dtype != np.uint8:
+    raise ValueError(f'observations have dtype {observations.dtype}: bool, uint8 (pixels 0..255) or floats are needed.')
+  if last_observation is not None and last_observation.shape != (shape[0], *observations.shape[2:]):
+    raise ValueError(f'last_observation has shape {last_observation.shape}, not {(shape[0], *observations.shape[2:])}.')
   if observations.dtype.kind == 'f' and not np.isfinite(observations[valid]).all():
     episode, frame = np.argwhere(valid & ~np.isfinite(observations).reshape(*shape, -1).all(axis=-1))[0]
     raise ValueError(f'observations hold NaN or infinity at trajectory {episode}, frame {frame}.')

@@ -21,6 +21,7 @@ class Environment(NamedTuple):
       random numbers, its state carries a key. What a finished copy returns is ignored.
     expert: state -> actions [copies] int32 of a scripted player, or None.
     pure: False where copies live outside of JAX; such an environment cannot be vmapped over learners.
+    restart: (keys, state, done) -> state as `restart` below, where fresh copies cannot be made beside the old ones.
   """
 
   name: str
@@ -32,10 +33,13 @@ class Environment(NamedTuple):
   step: Callable[[Any, jax.Array], tuple[Any, jax.Array, jax.Array]]
   expert: Callable[[Any], jax.Array] | None = None
   pure: bool = True
+  restart: Callable[[jax.Array, Any, jax.Array], Any] | None = None
 
 
 def restart(environment: Environment, keys: jax.Array, state: Any, done: jax.Array) -> Any:
   """`state` with the copies that are `done` [copies] bool replaced by fresh ones."""
+  if environment.restart is not None:
+    return environment.restart(keys, state, done)
   fresh = environment.reset(keys)
 
   def pick(new: jax.Array, old: jax.Array) -> jax.Array:
