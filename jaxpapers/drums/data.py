@@ -200,7 +200,7 @@ def _encode_all(items: Sequence[_Item], source: str) -> Reading:
       continue
     name = f'{item.id.split("/")[0].removeprefix("drummer")}_{item.stem}'
     try:
-      encoded = encoding.encode(item.midi(), official=True)
+      encoded = encoding.encode(item.midi())
     except ValueError as error:
       raise UserError(f'{source}: the MIDI of {item.id} cannot be read: {error}.') from error
     if encoded.skipped:
