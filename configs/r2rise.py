@@ -27,7 +27,21 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   config.forks = ml_collections.ConfigDict(
     {'forks': 8, 'fillers': 4, 'num_actions': 4, 'filler_actions': 'constant', 'observation': 'picture'}
   )
-  config.demos = ml_collections.ConfigDict({'episodes': 2, 'length': 100, 'noise': 0.15, 'corrupt': 0.4})
+  # source: expert (scripted, or trained here and kept in `cache`), npz or minari (from `path`). plant: corrupt (wrong
+  # actions), freeze (copies of one frame) or none, in `fraction` of the cells; the forks have their own truth.
+  config.demos = ml_collections.ConfigDict(
+    {
+      'source': 'expert',
+      'path': '',
+      'episodes': 2,
+      'length': 100,
+      'noise': 0.15,
+      'plant': 'none',
+      'fraction': 0.4,
+      'expert_updates': 200,
+      'cache': 'runs/r2rise/experts',
+    }
+  )
   # block: frames that share a cell; keep: probability that a cell is kept; antithetic: masks come with complements;
   # smooth: soft masks, linear between cells.
   config.mask = ml_collections.ConfigDict({'block': 1, 'keep': 0.5, 'antithetic': False, 'smooth': False})
@@ -58,8 +72,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'masks': 128,
       'chunk': 64,
       'batching': 'vmap',
-      'network': 'table',
-      'hidden': (32,),
+      'hidden': (),
       'learning_rate': 0.1,
       'iterations': 16,
       'copies': 16,
@@ -68,7 +81,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'batch': 64,
       'epsilon': 0.9,
       'floor': 0.2,
-      'pair_mask': 'both',  # both or first
+      'pair_mask': 'first',  # a transition needs its first frame (the authors'), or both
     }
   )
   config.gail = ml_collections.ConfigDict(
@@ -76,8 +89,8 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'masks': 128,
       'chunk': 64,
       'batching': 'vmap',
-      'network': 'table',
-      'hidden': (32,),
+      'hidden': (),  # of policy and value
+      'discriminator': (16,),
       'iterations': 40,
       'episodes': 6,
       'horizon': 40,
@@ -118,7 +131,7 @@ def _test(config):
 
 def _breakout10(config):
   config.environment, config.learners = 'breakout10', ('bc',)
-  config.demos.episodes = 10
+  config.demos.update({'episodes': 10, 'plant': 'corrupt'})
   config.mask.block = 10
   config.bc.update(
     {
@@ -141,7 +154,7 @@ def _atari(game):
 
   def change(config):
     config.environment, config.seeds = game, 1
-    config.demos.update({'episodes': 20, 'length': 1000, 'corrupt': 0.0})
+    config.demos.update({'source': 'npz', 'episodes': 20, 'length': 1000})
     config.mask.block = 10
     config.bc.update(
       {
@@ -161,7 +174,6 @@ def _atari(game):
         'masks': 100,
         'chunk': 10,
         'batching': 'map',
-        'network': 'nature',
         'hidden': (32, 32),
         'learning_rate': 5e-5,
         'iterations': 200,
@@ -177,8 +189,8 @@ def _atari(game):
         'masks': 100,
         'chunk': 10,
         'batching': 'map',
-        'network': 'nature',
         'hidden': (512, 50, 50),
+        'discriminator': (512, 50, 50),
         'iterations': 2000,
         'episodes': 10,
         'horizon': 1000,

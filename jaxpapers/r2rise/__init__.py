@@ -5,17 +5,19 @@ gains when it is kept. Here: retraining as one compiled program, maps with stand
 merge, tests of a map, retraining curves, and the learners BC, GAIL and BCO.
 
     from jaxpapers import r2rise
-    import jaxpapers.r2rise.retrain
-    cells = r2rise.sample_cells(jax.random.key(0), jnp.arange(64), episodes=2, cells=40, p=0.5)
-    played = r2rise.retrain.retrain(learner, game, frames, keys, weights, episodes=16, epsilon=0.05)
-    returns = played.returns.mean(axis=1)
-    result = r2rise.importance_map(cells, returns)  # value, error and freedom, [2, 40] each
-    low, high = r2rise.confidence_interval(result)
+    game = r2rise.make_forks()
+    demos, truth = r2rise.forks_demonstrations()
+    learner = r2rise.behaviour_cloning(network, optax.adam(1e-2), r2rise.BcOptions())  # or three things of your own
+    found = r2rise.explain(learner, game, demos, jax.random.key(0), masks=512)
+    found.importance.value  # [2, 40]; .error and .freedom beside it
 """
 
 import importlib
 
 _WHERE = {
+  'explain': 'explanation',
+  'Explanation': 'explanation',
+  'ReturnsLog': 'returns_log',
   'sample_cells': 'masks',
   'sample_masks': 'masks',
   'smooth_masks': 'masks',
@@ -31,6 +33,7 @@ _WHERE = {
   'discoveries': 'statistics',
   'split_half_reliability': 'statistics',
   'agreement': 'statistics',
+  'sequential_reliability': 'statistics',
   'truth_scores': 'statistics',
   'Demonstrations': 'demos',
   'make_demonstrations': 'demos',

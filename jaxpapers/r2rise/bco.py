@@ -1,5 +1,6 @@
 """Behaviour cloning from observation: an inverse model learned by play labels the demonstrations."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -72,6 +73,7 @@ def bco(
   environment: Environment,
   optimizer: optax.GradientTransformation,
   options: BcoOptions,
+  features: Callable[[jax.Array], jax.Array] = flat_features,
 ) -> Learner:
   """The learner; its parameters are those of the policy, which acts greedily. It never sees the expert's actions.
 
@@ -81,13 +83,14 @@ def bco(
     environment: that the learner plays while it learns.
     optimizer: of both models.
     options: settings.
+    features: observations [n, ...] -> [n, D]; a frozen network for pixels.
   """
   options.check()
   num_actions = environment.num_actions
 
   def act(params: Any, observations: jax.Array, key: jax.Array) -> jax.Array:
     del key
-    return jnp.argmax(policy.apply({'params': params}, flat_features(observations)), axis=-1).astype(jnp.int32)
+    return jnp.argmax(policy.apply({'params': params}, features(observations)), axis=-1).astype(jnp.int32)
 
   def play(params: Any, epsilon: jax.Array, key: jax.Array):
     reset_key, loop_key = jax.random.split(key)
@@ -99,7 +102,7 @@ def bco(
       chance = jax.random.uniform(chance_key, (options.copies,)) < epsilon
       actions = jnp.where(chance, random, act(params, observations, action_key))
       new, _, done = environment.step(state, actions)
-      row = (flat_features(observations), actions, flat_features(environment.observe(new)), 1.0 - done)
+      row = (features(observations), actions, features(environment.observe(new)), 1.0 - done)
       return restart(environment, jax.random.split(restart_key, options.copies), new, done), row
 
     start = environment.reset(jax.random.split(reset_key, options.copies))
@@ -122,21 +125,21 @@ def bco(
 
   def train(key: jax.Array, frames: Frames, weights: jax.Array) -> Any:
     count = len(weights)
-    features = flat_features(frames.observations)
-    shown = jnp.concatenate([features[:count], features[frames.next_index]], axis=-1)
+    seen = features(frames.observations)
+    shown = jnp.concatenate([seen[:count], seen[frames.next_index]], axis=-1)
     shown_weights = pair_weights(frames, weights, options.pair_mask)
     policy_key, inverse_key, loop_key = jax.random.split(key, 3)
     params = {
-      'policy': policy.init(policy_key, features[:1])['params'],
+      'policy': policy.init(policy_key, seen[:1])['params'],
       'inverse': inverse.init(inverse_key, shown[:1])['params'],
     }
     slots = {name: optimizer.init(value) for name, value in params.items()}
     size = options.copies * options.steps
     rows = options.iterations * size
     memory = (
-      jnp.zeros((rows, features.shape[1])),
+      jnp.zeros((rows, seen.shape[1])),
       jnp.zeros(rows, jnp.int32),
-      jnp.zeros((rows, features.shape[1])),
+      jnp.zeros((rows, seen.shape[1])),
       jnp.zeros(rows),
     )
 
@@ -150,7 +153,7 @@ def bco(
       transitions = jnp.concatenate([before, after], axis=-1)
       learned = fit(inverse, params['inverse'], slots['inverse'], transitions, actions, real, fit_keys[0])
       labels = jnp.argmax(inverse.apply({'params': learned[0]}, shown), axis=-1)
-      cloned = fit(policy, params['policy'], slots['policy'], features[:count], labels, shown_weights, fit_keys[1])
+      cloned = fit(policy, params['policy'], slots['policy'], seen[:count], labels, shown_weights, fit_keys[1])
       new = {'policy': cloned[0], 'inverse': learned[0]}
       return (new, {'policy': cloned[1], 'inverse': learned[1]}, memory), None
 

@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -12,21 +13,22 @@ import optax
 
 from jaxpapers.engine import Evaluation, Experiment, Stage, UserError, axis_name
 from jaxpapers.engine.parallel import make_mesh
-from jaxpapers.r2rise import breakout10, forks, report, summary
+from jaxpapers.r2rise import report, summary
 from jaxpapers.r2rise.bc import BcOptions, Validation, behaviour_cloning
 from jaxpapers.r2rise.bco import BcoOptions, bco
-from jaxpapers.r2rise.demos import corrupt, make_demonstrations
 from jaxpapers.r2rise.environments import Environment
-from jaxpapers.r2rise.gail import GailNets, GailOptions, gail
+from jaxpapers.r2rise.gail import GailNets, GailOptions, flat_features, gail
 from jaxpapers.r2rise.importance import ESTIMATORS
 from jaxpapers.r2rise.learners import Learner, make_frames
-from jaxpapers.r2rise.masks import cells_of
+from jaxpapers.r2rise.masks import check_chunk
 from jaxpapers.r2rise.model import Mlp, NatureCnn, Table
+from jaxpapers.r2rise.problem import make_problem
 from jaxpapers.r2rise.results import Results
 from jaxpapers.r2rise.retrain import ORDERS
 from jaxpapers.r2rise.returns_log import ReturnsLog
 from jaxpapers.r2rise.stage import Functions, MaskPlan, Numbers, Plan, map_and_curve
 
+Features = Callable[[jax.Array], jax.Array]
 LEARNERS = ('bc', 'bco', 'gail')  # a learner's place here is its branch of the run's key
 
 
@@ -38,72 +40,48 @@ def experiment(config: ml_collections.ConfigDict) -> Experiment:
     raise UserError(str(error)) from error
 
 
-def _problem(config):
-  """(environment, demonstrations, truth [E, cells])."""
-  episodes, block = config.demos.episodes, config.mask.block
-  if config.environment == 'forks':
-    options = config.forks.to_dict()
-    game = {name: value for name, value in options.items() if name != 'filler_actions'}
-    demos, truth = forks.forks_demonstrations(config.seed, episodes, **options)
-    cells = cells_of(demos.length, block)
-    padded = np.pad(truth, ((0, 0), (0, cells * block - demos.length)))
-    return forks.make_forks(config.seed, **game), demos, padded.reshape(episodes, cells, -1).any(axis=2)
-  if config.environment == 'breakout10':
-    environment = breakout10.make_breakout10(config.play.max_steps)
-    length, noise = config.demos.length, config.demos.noise
-    make = jax.jit(lambda key: breakout10.noisy_expert(environment, key, episodes, length, noise))
-    observations, actions, _, first = jax.device_get(make(jax.random.key(config.seed)))
-    demos = make_demonstrations(observations, actions, first=first, num_actions=environment.num_actions)
-    cells_of(length, block)
-    return environment, *corrupt(demos, config.seed, config.demos.corrupt, block, environment.num_actions)
-  raise ValueError(f'config.environment={config.environment!r} is not known; known: forks, breakout10.')
+def _network(options, outputs: int) -> nn.Module:
+  networks = {'table': Table(outputs), 'mlp': Mlp(tuple(options.hidden), outputs), 'nature': NatureCnn(outputs)}
+  return networks[_known(options.network, networks, 'config.bc.network')]
 
 
-def _network(name: str, hidden: tuple[int, ...], outputs: int, field: str):
-  networks = {
-    'table': lambda: Table(outputs),
-    'mlp': lambda: Mlp(tuple(hidden), outputs),
-    'nature': lambda: NatureCnn(outputs),
-  }
-  return _choice(networks, name, field)()
+def _optimizer(options) -> optax.GradientTransformation:
+  optimizers = {'sgd': optax.sgd, 'adam': optax.adam}
+  chosen = optimizers[_known(options.optimizer, optimizers, 'config.bc.optimizer')](options.learning_rate)
+  return optax.chain(optax.add_decayed_weights(options.l2), chosen) if options.l2 else chosen
 
 
-def _choice(known: Mapping[str, Any], name: str, field: str) -> Any:
+def _known(name: str, known: Iterable[str], field: str) -> str:
   if name not in known:
     raise ValueError(f'{field}={name!r} is not known; known: {", ".join(known)}.')
-  return known[name]
+  return name
 
 
 def _bc(options, environment: Environment) -> Learner:
-  optimizer = _choice({'sgd': optax.sgd, 'adam': optax.adam}, options.optimizer, 'config.bc.optimizer')
-  optimizer = optimizer(options.learning_rate)
-  if options.l2:
-    optimizer = optax.chain(optax.add_decayed_weights(options.l2), optimizer)
-  network = _network(options.network, options.hidden, environment.num_actions, 'config.bc.network')
   validation = Validation(**options.validation) if options.validation.fraction else None
-  return behaviour_cloning(network, optimizer, BcOptions(options.steps, options.batch, options.sampling, validation))
+  settings = BcOptions(options.steps, options.batch, options.sampling, validation)
+  return behaviour_cloning(_network(options, environment.num_actions), _optimizer(options), settings)
 
 
-def _bco(options, environment: Environment) -> Learner:
+def _bco(options, environment: Environment, features: Features) -> Learner:
   settings = BcoOptions(**{name: options[name] for name in BcoOptions._fields})
-  policy, inverse = (
-    _network(options.network, options.hidden, environment.num_actions, 'config.bco.network') for _ in range(2)
-  )
-  return bco(policy, inverse, environment, optax.adam(options.learning_rate), settings)
+  net = Mlp(tuple(options.hidden), environment.num_actions, nn.leaky_relu)
+  return bco(net, net, environment, optax.adam(options.learning_rate), settings, features)
 
 
-def _gail(options, environment: Environment) -> Learner:
+def _gail(options, environment: Environment, features: Features) -> Learner:
   own = [name for name in GailOptions._fields if name in options]
   settings = GailOptions(environment.num_actions, **{name: options[name] for name in own})
-  nets = [
-    _network(options.network, options.hidden, outputs, 'config.gail.network')
-    for outputs in (environment.num_actions, 1, 1)
-  ]
-  return gail(GailNets(*nets), environment, settings, options.iterations, options.episodes, options.horizon)
+  sizes = (options.hidden, environment.num_actions), (options.hidden, 1), (options.discriminator, 1)
+  nets = GailNets(*(Mlp(tuple(hidden), outputs, nn.tanh) for hidden, outputs in sizes))
+  return gail(nets, environment, settings, options.iterations, options.episodes, options.horizon, features)
 
 
 def _learner(config, name: str, environment: Environment) -> Learner:
-  return _choice({'bc': _bc, 'bco': _bco, 'gail': _gail}, name, 'config.learners')(config[name], environment)
+  options = config[_known(name, LEARNERS, 'config.learners')]
+  if name == 'bc':
+    return _bc(options, environment)
+  return (_bco if name == 'bco' else _gail)(options, environment, flat_features)
 
 
 def _check(config) -> None:
@@ -131,15 +109,10 @@ def _check(config) -> None:
 def _plan(config, name: str, masks: MaskPlan, truth: np.ndarray | None) -> Plan:
   """The plan of learner `name`."""
   options = config[name]
-  parts = 4 if masks.antithetic else 2
-  if options.chunk < parts or options.chunk % parts:
-    raise ValueError(
-      f'config.{name}.chunk={options.chunk} must be a multiple of {parts}: halves of a chunk make half maps.'
-    )
-  if options.masks < 4 or options.masks % options.chunk:
-    raise ValueError(
-      f'config.{name}.masks={options.masks} must be at least 4 and a multiple of config.{name}.chunk={options.chunk}.'
-    )
+  try:
+    check_chunk(options.masks, options.chunk, masks.antithetic)
+  except ValueError as error:
+    raise ValueError(f'config.{name}: {error}') from error
   if masks.smooth and options.get('sampling') == 'permute':
     raise ValueError(f"config.{name}.sampling='permute' takes frames or leaves them: smooth masks need iid or full.")
   points = [(order, float(f)) for order in ORDERS for f in config.curve.fractions] + [('all', 1.0)]
@@ -173,7 +146,14 @@ def _log(config, name: str) -> ReturnsLog | None:
 
 def _experiment(config) -> Experiment:
   _check(config)
-  environment, demos, truth = _problem(config)
+  environment, demos, truth = make_problem(
+    config.environment,
+    seed=config.seed,
+    block=config.mask.block,
+    max_steps=config.play.max_steps,
+    forks=config.forks.to_dict(),
+    demos=config.demos.to_dict(),
+  )
   masks = MaskPlan(demos.episodes, demos.length, **config.mask).check()
   truth = None if truth is None else masks.truth(truth)
   learners = {name: _learner(config, name, environment) for name in config.learners}

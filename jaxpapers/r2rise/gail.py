@@ -4,6 +4,7 @@ An expert pair gets the label 0 by the discriminator, whose cost -log D the poli
 that padding and masked frames do not count.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -312,21 +313,28 @@ def flat_features(observations: jax.Array) -> jax.Array:
 
 
 def gail(
-  nets: GailNets, environment: Environment, options: GailOptions, iterations: int, episodes: int, horizon: int
+  nets: GailNets,
+  environment: Environment,
+  options: GailOptions,
+  iterations: int,
+  episodes: int,
+  horizon: int,
+  features: Callable[[jax.Array], jax.Array] = flat_features,
 ) -> Learner:
   """The learner; its parameters are those of the policy, which acts by sampling.
 
   Args:
-    nets: networks on `flat_features`.
+    nets: networks on features.
     environment: that the learner plays while it learns.
     options: settings.
     iterations: updates.
     episodes: played per iteration.
     horizon: decisions after which a training episode is cut.
+    features: observations [n, ...] -> [n, D]; a frozen network for pixels.
   """
 
   def act(params: Any, observations: jax.Array, key: jax.Array) -> jax.Array:
-    logits = nets.policy.apply({'params': params}, flat_features(observations))
+    logits = nets.policy.apply({'params': params}, features(observations))
     return jax.random.categorical(key, logits).astype(jnp.int32)
 
   def play(params: Any, key: jax.Array) -> Pairs:
@@ -337,7 +345,7 @@ def gail(
       observations = environment.observe(state)
       actions = act(params, observations, jax.random.fold_in(act_key, time))
       state, _, done = environment.step(state, actions)
-      return (state, alive & ~done), (flat_features(observations), actions, alive.astype(jnp.float32))
+      return (state, alive & ~done), (features(observations), actions, alive.astype(jnp.float32))
 
     start = environment.reset(jax.random.split(reset_key, episodes))
     _, pairs = jax.lax.scan(body, (start, jnp.ones(episodes, bool)), jnp.arange(horizon))
@@ -345,7 +353,7 @@ def gail(
 
   def train(key: jax.Array, frames: Frames, weights: jax.Array) -> Any:
     count = len(weights)
-    expert = Pairs(flat_features(frames.observations[:count]), frames.actions, weights)
+    expert = Pairs(features(frames.observations[:count]), frames.actions, weights)
     keys = jax.random.split(key, 4)
     size = expert.features.shape[1]
     judged = size + (1 if options.scalar_action else options.num_actions)

@@ -15,6 +15,21 @@ def cells_of(length: int, block: int) -> int:
   return -(-length // block)
 
 
+def check_chunk(count: int, chunk: int, antithetic: bool = False) -> None:
+  """Whether `count` masks can be retrained `chunk` at a time.
+
+  Raises:
+    ValueError: naming the number that cannot be.
+  """
+  if count < 2:
+    raise ValueError(f'masks={count}: N < 2 masks cannot be compared.')
+  parts = 4 if antithetic else 2
+  if chunk < parts or chunk % parts:
+    raise ValueError(f'chunk={chunk} must be a multiple of {parts}: half of its masks go to each half map.')
+  if count % chunk:
+    raise ValueError(f'masks={count} must be a multiple of chunk={chunk}.')
+
+
 def check_keep(p: float) -> float:
   """The keep probability `p`.
 

@@ -78,6 +78,11 @@ class MaskPlan(NamedTuple):
       masks = sample_cells(key, ids, *self.shape, self.keep, self.antithetic)
     return masks.reshape(ids.shape[0], -1).astype(jnp.float32)
 
+  def sample_all(self, key: jax.Array, count: int) -> jax.Array:
+    """Masks 0 to count - 1 as `map_and_curve` draws them from its key: [count, E, C] float32."""
+    drawn = self.sample(jax.random.fold_in(key, _MASKS), jnp.arange(count, dtype=jnp.int32))
+    return drawn.reshape(count, *self.shape)
+
   def truth(self, cells: np.ndarray) -> np.ndarray:
     """Planted importance [E, cells] bool in the shape of the map."""
     return np.asarray(expand_cells(jnp.asarray(cells), self.block, self.length)) if self.smooth else cells
@@ -91,7 +96,7 @@ class Plan(NamedTuple):
     count: N masks of a map, a multiple of `chunk`.
     seeds: S independent maps, each with a curve of its own.
     chunk: retrainings of one step.
-    points: ((order, fraction), ...) of the curve; orders as `curve_cells` knows them.
+    points: ((order, fraction), ...) of the curve, orders as `curve_cells` knows them; () for no curve.
     learners: L per point.
     estimator: of the map whose order the curve follows.
     truth: [F] bool for points of order 'truth', or None.
@@ -277,13 +282,16 @@ def map_and_curve(
     del key
     ids, curve = batch['id'], batch['curve'][0]
     seed = ids[0] // count
-    chosen = jax.lax.cond(curve, lambda: ranked(values(state.halves), ids), lambda: sample(ids))
+    chosen = (
+      sample(ids) if not names else jax.lax.cond(curve, lambda: ranked(values(state.halves), ids), lambda: sample(ids))
+    )
     idle = ~curve & (batch['known'][0] | (state.stopped[seed] > 0))
     returns, kept = jax.lax.cond(
       idle, lambda c, i, f: (batch['return'], batch['kept']), lambda c, i, f: spread(c, i, f), chosen, ids, curve
     )
     ids, masks, returns, kept = jax.tree.map(gather, (ids, chosen, returns, kept))
-    return jax.lax.cond(curve, after_curve, after_masks, state, ids, masks, returns, kept)
+    done = (state, ids, masks, returns, kept)
+    return jax.lax.cond(curve, after_curve, after_masks, *done) if names else after_masks(*done)
 
   def after_curve(state, ids, masks, returns, kept):
     del masks
@@ -310,8 +318,8 @@ def map_and_curve(
 
   @functools.cache
   def masks() -> np.ndarray:
-    sampled = jax.jit(sample)(jnp.arange(plan.seeds * count))
-    return np.asarray(sampled).reshape(plan.seeds, count, *plan.masks.shape)
+    drawn = jax.jit(lambda: plan.masks.sample_all(key(), plan.seeds * count))()
+    return np.asarray(drawn).reshape(plan.seeds, count, *plan.masks.shape)
 
   return Functions(init, step, masks)
 
