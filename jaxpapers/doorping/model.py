@@ -67,8 +67,10 @@ def lrn(x: jax.Array, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.7
 def avg_pool(x: jax.Array) -> jax.Array:
   """2x2 means with stride 2 of [batch, height, width, channels]; an odd last row or column is left out."""
   batch, height, width, channels = x.shape
-  x = x[:, : height // 2 * 2, : width // 2 * 2]
-  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+  x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
+  # Sums of slices: XLA's CPU reduction over both axes at once takes a quarter of a distillation step.
+  x = x[:, :, 0] + x[:, :, 1]
+  return 0.25 * (x[:, :, :, 0] + x[:, :, :, 1])
 
 
 def flatten(x: jax.Array) -> jax.Array:

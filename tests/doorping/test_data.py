@@ -122,7 +122,7 @@ def shorten(path):
     ('svhn', lambda d: shorten(d / 'test_32x32.mat'), 'test_32x32.mat is truncated'),
     ('svhn', lambda d: (d / 'test_32x32.mat').unlink(), 'test_32x32.mat is missing'),
     ('stl10', lambda d: shorten(d / 'train_X.bin'), 'train_X.bin is truncated'),
-    ('stl10', lambda d: (d / 'test_y.bin').write_bytes(b'\1'), '10 images and 1 labels'),
+    ('stl10', lambda d: (d / 'test_y.bin').write_bytes(b'\1'), '10 images of stl10 for 1 labels'),
     ('stl10', lambda d: (d / 'test_y.bin').write_bytes(bytes([11] * 10)), 'labels from 10 to 10; there are 10'),
   ],
 )
