@@ -1,183 +1,180 @@
-"""Numbers, pictures and tables of a run."""
+"""The report of a run: what was asked, tables and pictures, from `Results`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxpapers.r2rise.demos import Demonstrations
-from jaxpapers.r2rise.importance import confidence_interval, importance_map, rank_cells
-from jaxpapers.r2rise.retrain import CurvePoint, area_between, curve_points
-from jaxpapers.r2rise.statistics import discoveries, equality_test, split_half_reliability, truth_scores
+from jaxpapers.r2rise import figures
+from jaxpapers.r2rise.filmstrip import filmstrip_figure
+from jaxpapers.r2rise.importance import importance_map
+from jaxpapers.r2rise.results import LearnerResult, Results
+from jaxpapers.r2rise.statistics import correlation, discoveries, top_overlap, truth_scores
 
-_COLORS = {'top': 'tab:blue', 'random': 'grey', 'bottom': 'tab:red'}
 _SHIFT = 100.0  # added to every return to show which estimators notice
 
 
-class Settings(NamedTuple):
-  """What the numbers need beside the states.
+def draw(results: Results, page: Any) -> None:
+  """All tables and pictures of a run.
 
-  Attributes:
-    demos: the demonstrations.
-    truth: [E, cells] bool, planted importance.
-    block: frames a cell.
-    estimator: of the map.
-    keep: probability that a cell is kept.
-    pairs: masks 2j and 2j + 1 are complements.
-    permutations: of the equality test.
-    points: (order, fraction) of the curve.
-    learners: per point.
-    masks: () -> [N, E, cells] bool.
+  Args:
+    results: what was found.
+    page: `engine.Report`, or what has its `heading`, `text`, `table` and `figure`.
   """
-
-  demos: Demonstrations
-  truth: np.ndarray
-  block: int
-  estimator: str
-  keep: float
-  pairs: bool
-  permutations: int
-  points: tuple[tuple[str, float], ...]
-  learners: int
-  masks: Callable[[], np.ndarray]
-
-
-def map_metrics(returns: np.ndarray, kept: np.ndarray, settings: Settings) -> dict[str, float]:
-  """How good the map is: agreement with the planted truth, reliability, the equality test, and returns + 100."""
-  masks, returns = settings.masks(), np.asarray(returns)
-  auc, precision = truth_scores(_map(masks, returns, settings), settings.truth)
-  values = {
-    'auc': auc,
-    'average_precision': precision,
-    'reliability': split_half_reliability(masks, returns, settings.estimator, settings.pairs),
-    'equality_p': equality_test(masks, returns, settings.permutations).p_value,
-    'empty_masks': float((np.asarray(kept) == 0).sum()),
-  }
-  for name in ('contrast', 'raw_sum'):
-    for suffix, shift in (('', 0.0), ('_plus_100', _SHIFT)):
-      shifted = importance_map(masks, returns.astype(np.float64) + shift, name).value
-      values[f'auc_{name}{suffix}'] = truth_scores(shifted, settings.truth)[0]
-  return {name: value for name, value in values.items() if np.isfinite(value)}
-
-
-def curve_metrics(returns: np.ndarray, settings: Settings) -> dict[str, float]:
-  """Returns and standard errors of every order at the share nearest to one half, and the area top - bottom."""
-  points = _points(returns, settings)
-  share = min((p.fraction for p in points), key=lambda f: abs(f - 0.5))
-  values = {'share': share}
-  for point in points:
-    if point.fraction == share:
-      values[point.order], values[f'{point.order}_se'] = point.mean, point.error
-  if len({p.fraction for p in points}) > 1:
-    values['area'] = area_between(points)
-  return values
-
-
-def draw(states: Mapping[str, Any], page: Any, settings: Settings) -> None:
-  """All pictures of a run."""
-  import matplotlib.pyplot as plt
-
-  returns, masks = np.asarray(states['map'].returns), settings.masks()
-  result = importance_map(masks, returns, settings.estimator, settings.keep)
-  np.savez(page.folder / 'map.npz', map=result.value, error=result.error, truth=settings.truth, returns=returns)
-  scores = map_metrics(returns, np.asarray(states['map'].kept), settings)
-  points = _points(np.asarray(states['curve'].returns), settings)
-  page.heading('Which frames matter')
-  page.table(['measure', 'value'], [[name, value] for name, value in scores.items()])
+  label = results.estimator.replace('_', ' ')
+  page.heading('Summary')
+  page.table(*summary_table(results))
   page.text(
-    'auc compares the map with what was planted; _plus_100: after 100 was added to every return, which must not '
-    'matter. The contrast stays as it is; the raw sum (the published program) then mostly counts how often a cell '
-    'was kept. '
-    'A frame that shows earlier frames (a stack, a trail) shows them even where those are masked.'
+    f'{results.environment}, {results.demos.episodes} trajectories of up to {results.demos.length} frames in cells of '
+    f'{results.block}; every mask keeps a cell with probability {results.keep:g}, a fresh learner is trained on what '
+    "is kept, and its mean return is the mask's. A frame that shows earlier frames (a stack, a trail) shows them even "
+    'where those are masked.'
   )
-  _heat(page, plt, result, settings)
-  _histogram(page, plt, returns)
-  page.heading('Retraining')
-  page.table(['kept cells', 'share', 'mean return', 's.e.', 'learners'], [list(p) for p in points])
-  _curves(page, plt, points)
-  if settings.demos.observations.ndim == 5:
-    _extremes(page, plt, result.value, settings)
-  page.results(map=scores, curve=[p._asdict() for p in points])
+  page.heading('1. Are frames equally important?')
+  _show(page, 'returns', figures.returns_figure(results.learners), 'Mean returns of all masks.')
+  for learner in results.learners:
+    _maps(page, learner, results, label)
+  page.heading('2. Does the map find the important frames?')
+  _curves(page, results)
+  _settling(page, results)
+  if results.truth is not None:
+    _truth(page, results)
+  page.heading('3. Do learners agree?')
+  _agreement(page, results)
 
 
-def _map(masks: np.ndarray, returns: np.ndarray, settings: Settings) -> np.ndarray:
-  return importance_map(masks, returns, settings.estimator, settings.keep).value
+def summary_table(results: Results) -> tuple[list[str], list[list[Any]]]:
+  """(header, a row per learner) of what was found."""
+  header = ['learner', 'seeds', 'masks', 'mean return', 'sd', 'p of equality', 'reliability', 'cells found']
+  with_truth = results.truth is not None
+  rows = []
+  for learner in results.learners:
+    returns = learner.returns[np.isfinite(learner.returns)]
+    found = int(discoveries(learner.importance).sum()) if np.isfinite(learner.importance.error).any() else None
+    last = learner.reliability.reliability[:, -1]
+    row = [learner.name, len(learner.returns), returns.size, float(returns.mean()), float(returns.std(ddof=1))]
+    row += [learner.equality.p_value, float(last.mean()), found]
+    rows.append(row + ([_spread(learner.auc)] if with_truth else []))
+  return header + (['AUC'] if with_truth else []), rows
 
 
-def _points(returns: np.ndarray, settings: Settings) -> list[CurvePoint]:
-  orders, fractions = zip(*settings.points, strict=True)
-  return curve_points(orders, fractions, np.asarray(returns, np.float64).reshape(-1, settings.learners))
+def ranking_convergence(masks: np.ndarray, returns: np.ndarray, counts: np.ndarray, estimator: str) -> np.ndarray:
+  """How the ranking settles: the maps of the first masks beside that of all.
+
+  Args:
+    masks: [N, E, C].
+    returns: [N], NaN for masks that were not trained.
+    counts: [K] numbers of masks.
+    estimator: of the maps.
+
+  Returns:
+    [K, 2] Spearman's correlation with the final map, and Jaccard index of the top fifths; NaN where there are too few.
+  """
+  trained = np.isfinite(returns)
+  masks, returns = masks[trained], returns[trained]
+  final = importance_map(masks, returns, estimator).value
+  top = max(1, round(0.2 * final.size))
+  rows = np.full((len(counts), 2), np.nan)
+  for index, count in enumerate(counts):
+    if 2 <= count <= len(returns):
+      value = importance_map(masks[:count], returns[:count], estimator).value
+      rows[index] = correlation(value, final), top_overlap(value, final, top)
+  return rows
 
 
-def _heat(page: Any, plt: Any, result: Any, settings: Settings) -> None:
-  """The map, hatched where its interval holds 0, above the truth."""
-  value, rows = result.value, len(result.value)
-  figure, axes = plt.subplots(2, 1, figsize=(11, 2.4 + 0.5 * rows), sharex=True, layout='constrained')
-  with_error = bool(np.isfinite(result.error).any())
-  bound = float(np.nanmax(np.abs(value))) or 1.0
-  limits = dict(cmap='RdBu', vmin=-bound, vmax=bound) if with_error else dict(cmap='viridis')
-  image = axes[0].imshow(value, aspect='auto', interpolation='nearest', **limits)
-  found = 0
-  if with_error:
-    low, high = confidence_interval(result)
-    found = int(discoveries(result).sum())
-    for e, c in np.argwhere((low <= 0) & (high >= 0)):
-      axes[0].add_patch(plt.Rectangle((c - 0.5, e - 0.5), 1, 1, fill=False, hatch='///', lw=0, edgecolor='0.55'))
-  figure.colorbar(image, ax=axes[0], label=settings.estimator.replace('_', ' '))
-  axes[1].imshow(settings.truth, aspect='auto', cmap='Greys', vmin=0, vmax=1, interpolation='nearest')
-  for axis, title in zip(axes, ('importance', 'planted truth (black: important)'), strict=True):
-    axis.set(ylabel='trajectory', title=title, yticks=range(rows))
-  axes[1].set_xlabel(f'cell of {settings.block} frame(s)')
-  caption = 'What the return gains when a cell is kept. '
-  if with_error:
-    caption += f'Hatched: the 95 % interval holds 0. {found} cells matter at a false discovery rate of 10 %.'
-  page.figure('map', figure, caption)
+def _show(page: Any, name: str, figure: plt.Figure, caption: str) -> None:
+  page.figure(name, figure, caption)
   plt.close(figure)
 
 
-def _histogram(page: Any, plt: Any, returns: np.ndarray) -> None:
-  figure, axis = plt.subplots(figsize=(5, 3.2))
-  axis.hist(returns, bins=24)
-  axis.axvline(returns.mean(), color='black', lw=1)
-  axis.set(xlabel='mean return of a mask', ylabel='masks')
-  page.figure('returns', figure, f'Returns of {len(returns)} retrained learners; the line is their mean.')
-  plt.close(figure)
+def _spread(values: np.ndarray | None) -> str | None:
+  if values is None:
+    return None
+  return f'{values.mean():.3f}' + (f' ± {values.std(ddof=1):.3f}' if len(values) > 1 else '')
 
 
-def _curves(page: Any, plt: Any, points: list[CurvePoint]) -> None:
-  figure, axis = plt.subplots(figsize=(6, 4))
-  for order, color in _COLORS.items():
-    chosen = sorted((p.fraction, p.mean, p.error) for p in points if p.order == order)
-    axis.errorbar(
-      *zip(*[c[:2] for c in chosen], strict=True), [c[2] for c in chosen], color=color, label=order, capsize=3
+def _maps(page: Any, learner: LearnerResult, results: Results, label: str) -> None:
+  caption = f'{learner.name}: what the return gains when a cell is kept ({label}). '
+  if np.isfinite(learner.importance.error).any():
+    caption += (
+      'Hatched: the 95 % interval holds 0. Framed: matters at a false discovery rate of 10 %. '
+      f'Are all cells alike? Permutation test: p = {learner.equality.p_value:.3g}.'
     )
-  full = [p.mean for p in points if p.fraction == 1.0]
-  if full:
-    axis.axhline(np.mean(full), color='black', ls=':', lw=1, label='all frames')
-  axis.set(xlabel='share of cells kept', ylabel='mean return')
-  axis.legend()
-  page.figure(
-    'curve', figure, 'Returns of fresh learners on the top, random and bottom cells; bars are standard errors.'
+  figure = figures.map_figure(learner.importance, results.truth, results.block, label)
+  _show(page, f'map_{learner.name}', figure, caption)
+  figure = figures.profile_figure(learner, results.truth, results.block, label)
+  _show(page, f'profile_{learner.name}', figure, f'{learner.name}: importance over time.')
+  figure = filmstrip_figure(results.demos, learner.importance.value, results.block, truth=results.truth)
+  caption = f'{learner.name}: first frames of the cells where the map peaks, and where it is lowest.'
+  _show(page, f'frames_{learner.name}', figure, caption)
+
+
+def _curves(page: Any, results: Results) -> None:
+  figure = figures.curves_figure(results.learners)
+  caption = 'Fresh learners on the top, random and bottom cells of the map; bars and bands are standard errors'
+  seeds = max(len(learner.returns) for learner in results.learners)
+  _show(page, 'curves', figure, caption + (f' over {seeds} seeds.' if seeds > 1 else ' over learners.'))
+  rows = []
+  for learner in results.learners:
+    curve = learner.curve
+    values = zip(curve.orders, curve.fractions, curve.mean(), curve.error(), strict=True)
+    rows += [[learner.name, order.replace('_', ' '), float(f), float(m), float(e)] for order, f, m, e in values]
+  page.table(['learner', 'kept cells', 'share', 'mean return', 's.e.'], rows)
+
+
+def _settling(page: Any, results: Results) -> None:
+  rankings = {
+    learner.name: np.stack(
+      [
+        ranking_convergence(m, r, learner.reliability.masks, results.estimator)
+        for m, r in zip(learner.masks, learner.returns, strict=True)
+      ]
+    )
+    for learner in results.learners
+  }
+  figure = figures.settling_figure(results.learners, rankings)
+  caption = 'How the maps settle as masks are added; thin lines are single seeds, dotted ones where a rule stopped.'
+  _show(page, 'settling', figure, caption)
+
+
+def _truth(page: Any, results: Results) -> None:
+  """Cheap methods beside the map, and what adding a constant to every return does."""
+  maps = {learner.name: learner.importance.value for learner in results.learners} | dict(results.baselines)
+  scores = {name: truth_scores(value, results.truth) for name, value in maps.items()}
+  kinds = {learner.name: 'retraining' for learner in results.learners}
+  rows = [[name.replace('_', ' '), kinds.get(name, 'without retraining'), *scores[name]] for name in maps]
+  page.table(['method', 'kind', 'AUC', 'average precision'], rows, 'Against what was planted.')
+  if results.baselines:
+    titles = {name: f'{name.replace("_", " ")}, AUC {scores[name][0]:.2f}' for name in maps}
+    figure = figures.baselines_figure(maps | {'truth': results.truth}, titles, results.block)
+    _show(
+      page, 'baselines', figure, 'The same cells by retraining and by cheap methods that see the training loss only.'
+    )
+  rows = []
+  for learner in results.learners:
+    trained = np.isfinite(learner.returns[0])
+    masks, returns = learner.masks[0][trained], learner.returns[0][trained].astype(np.float64)
+    for name in ('contrast', 'raw_sum'):
+      before, after = (importance_map(masks, returns + shift, name).value for shift in (0.0, _SHIFT))
+      aucs = [truth_scores(value, results.truth)[0] for value in (before, after)]
+      rows.append([learner.name, name.replace('_', ' '), *aucs, correlation(before, after)])
+  header = ['learner', 'estimator', 'AUC', f'AUC with {_SHIFT:.0f} added', 'rank correlation of both maps']
+  page.table(header, rows, 'A constant added to every return must not matter (first seed).')
+  page.text(
+    "The contrast stays as it is; the raw sum, the published program's, then mostly counts how often a cell was kept."
   )
-  plt.close(figure)
 
 
-def _extremes(page: Any, plt: Any, value: np.ndarray, settings: Settings) -> None:
-  """First frames of the five most and least important cells."""
-  order = rank_cells(value)
-  chosen = [order[:5], order[::-1][:5]]
-  figure, axes = plt.subplots(2, 5, figsize=(11, 5), layout='constrained', squeeze=False)
-  for row, name in enumerate(('peak', 'trough')):
-    for axis, cell in zip(axes[row], chosen[row], strict=False):
-      e, c = divmod(int(cell), value.shape[1])
-      picture = np.asarray(settings.demos.observations[e, c * settings.block], np.float32)
-      levels = 1.0 + np.arange(picture.shape[-1])
-      axis.imshow((picture * levels).max(axis=-1), cmap='magma', vmin=0, vmax=levels[-1])
-      action = settings.demos.actions[e, c * settings.block]
-      axis.set_title(
-        f'{name} {value[e, c]:.2f}\ntrajectory {e}, frame {c * settings.block}, action {action}', fontsize=8
-      )
-    for axis in axes[row]:
-      axis.axis('off')
-  page.figure('frames', figure, 'First frames of the cells where the map peaks (top) and where it is lowest (bottom).')
-  plt.close(figure)
+def _agreement(page: Any, results: Results) -> None:
+  if len(results.learners) < 2:
+    page.text('One learner was run: there is nothing to compare. Settings with several learners compare their maps.')
+    return
+  maps = [learner.importance.value for learner in results.learners]
+  names = [learner.name for learner in results.learners]
+  caption = (
+    'Two noisy maps of one truth cannot correlate above the noise ceiling, the root of the product of their '
+    'reliabilities (on the diagonal). Intervals: 95 %, bootstrap over cells.'
+  )
+  _show(page, 'agreement', figures.agreement_figure(results.agreement, maps), caption)
+  caption = 'Differences of the maps, each scaled to 0..1 as in the published comparison.'
+  _show(page, 'difference', figures.difference_figure(names, maps, results.block), caption)
