@@ -38,15 +38,24 @@ def main() -> None:
 
   import jax
 
-  from jaxpapers.drums import experiment, generate, notation
+  from jaxpapers.drums import experiment, generation, notation
 
   text, _ = notation.prompt_completion(prompt.grid, _PROMPT_MEASURES.value)
   settings = {'measures': _MEASURES.value, 'temperature': _TEMPERATURE.value, 'top_k': _TOP_K.value}
-  settings |= {'top_p': _TOP_P.value, 'grammar': _GRAMMAR.value}
-  decoder, variables, tokenizer, window = experiment.load_model(_WORKDIR.value)
-  completions = generate.continue_grooves(
-    decoder, variables, tokenizer, [text] * _TAKES.value, jax.random.key(_SEED.value), window=window, **settings
-  )
+  settings |= {'top_p': _TOP_P.value, 'constrained': _GRAMMAR.value}
+  model = experiment.load_model(_WORKDIR.value)
+  try:
+    completions = generation.continue_texts(
+      model.decoder,
+      model.variables,
+      model.tokenizer,
+      [text] * _TAKES.value,
+      jax.random.key(_SEED.value),
+      window=model.window,
+      **settings,
+    )
+  except ValueError as error:
+    raise UserError(str(error)) from error
   written = takes.write_takes(
     _OUT.value,
     prompt,

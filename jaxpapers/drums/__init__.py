@@ -23,8 +23,27 @@ _WHERE = {
   'records': 'data',
   'read_gmd': 'data',
   'read_tfds': 'data',
+  'json_lines': 'data',
+  'stability': 'structure',
+  'stability_curves': 'structure',
+  'self_distances': 'structure',
+  'two_means': 'structure',
+  'levenshtein': 'structure',
+  'duplication': 'metrics',
+  'validity': 'metrics',
+  'repeat_rate': 'metrics',
+  'composition': 'metrics',
+  'describe': 'metrics',
+  'render': 'synth',
+  'wav': 'synth',
+  'piano_roll': 'figures',
 }
-_RENAMED = {'read_midi': ('midi', 'read'), 'write_midi': ('midi', 'write')}
+_RENAMED = {
+  'read_midi': ('midi', 'read'),
+  'write_midi': ('midi', 'write'),
+  'fit_ngrams': ('ngrams', 'fit'),
+  'ngram_nats': ('ngrams', 'nats_per_line'),
+}
 
 __all__ = [*_WHERE, *_RENAMED]
 

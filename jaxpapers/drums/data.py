@@ -9,6 +9,7 @@ and changes.
 import csv
 import importlib.resources
 import io
+import json
 import os
 import sys
 import zipfile
@@ -164,6 +165,15 @@ def records(
       if len(grid) >= notation.SHORTEST:
         result[groove.split].append(groove._replace(grid=grid))
   return result
+
+
+def json_lines(grooves: Iterable[Groove]) -> str:
+  """Records as the authors hand them to a fine-tuning service: a line of `prompt`, `completion`, `name` each."""
+  return ''.join(
+    json.dumps({'prompt': prompt, 'completion': completion, 'name': groove.name}) + '\n'
+    for groove in grooves
+    for prompt, completion in [notation.prompt_completion(groove.grid)]
+  )
 
 
 def pack(source: str, output: str) -> None:

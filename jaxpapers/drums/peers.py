@@ -14,16 +14,14 @@ from jaxpapers.drums import data, encoding, midi, structure
 from jaxpapers.drums.notation import INSTRUMENTS, MERGED, STEPS
 from jaxpapers.engine.measure import Measurement, median_seconds
 
-_GROOVES = 32
 
-
-def encode_by_event(content: bytes, measures: int = encoding.MEASURES) -> np.ndarray | None:
-  """[steps, 6] bool grid of track 0 of a MIDI file, or None for a signature whose denominator is not 4."""
+def encode_by_event(content: bytes, track: int = 0, measures: int = encoding.MEASURES) -> np.ndarray | None:
+  """[steps, 6] bool grid of a track of a MIDI file, or None for a signature in it whose denominator is not 4."""
   import mido
 
   file = mido.MidiFile(file=io.BytesIO(content), clip=True)
   tick, numerator, denominator, hits = 0, 4, 4, []
-  for message in file.tracks[0]:
+  for message in file.tracks[track]:
     tick += message.time
     if message.type == 'time_signature':
       numerator, denominator = message.numerator, message.denominator
@@ -57,20 +55,23 @@ def stability_by_pair(groove: str | np.ndarray) -> list[int]:
   return [min(edit_distance(m[i], m[i - 1]), edit_distance(m[i], m[i + 1])) for i in range(1, len(m) - 1)]
 
 
-def event_by_event(config: ml_collections.ConfigDict, *, repeats: int, threads: int) -> list[Measurement]:
+def event_by_event(
+  config: ml_collections.ConfigDict, *, repeats: int, threads: int, grooves: int = 32
+) -> list[Measurement]:
   """Both ways of encoding MIDI files and of computing stability curves; examples are grooves, each a MIDI file.
 
   Args:
     config: not looked at: the grooves are those of the test split in this package.
     repeats: timed calls.
     threads: not looked at: both run in one.
+    grooves: at most so many.
   """
   del config, threads
-  grids = [groove.grid for groove in data.bundled() if groove.split == 'test'][:_GROOVES]
+  grids = [groove.grid for groove in data.bundled() if groove.split == 'test'][:grooves]
   files = [midi.write(grid) for grid in grids]
   calls: dict[str, Callable[[], object]] = {
     'encode MIDI': lambda: [encoding.encode(file).grid for file in files],
-    'encode MIDI by event': lambda: [encode_by_event(file) for file in files],
+    'encode MIDI by event': lambda: [encode_by_event(file, track=1) for file in files],
     'stability': lambda: structure.stability_curves(grids),
     'stability by pair': lambda: [stability_by_pair(grid) for grid in grids],
   }

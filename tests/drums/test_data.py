@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import zipfile
 from collections import Counter
@@ -219,3 +220,22 @@ def test_the_bundle_is_made_from_the_data_set(bundled, tmp_path):
   same(reading.grooves, bundled)
   assert len(reading.skipped) == 6 and all('denominator' in reason for reason in reading.skipped.values())
   assert reading.counts['unknown'] == 0 and reading.counts['ignored'] > 0
+
+
+@pytest.mark.skipif(not (SHARED / 'drumroll_official.zip').exists(), reason=f'{SHARED} is absent')
+def test_prompts_and_completions_are_those_of_the_authors(bundled):
+  records = data.records(bundled, official=True)
+  with zipfile.ZipFile(SHARED / 'drumroll_official.zip') as file:
+    for split, grooves in records.items():
+      want = [json.loads(line) for line in file.read(f'gpt3_{split}.jsonl').decode().splitlines()]
+      got = [json.loads(line) for line in data.json_lines(grooves).splitlines()]
+      assert got == sorted(want, key=lambda record: record['name'])
+
+
+def test_a_record_of_the_package_by_hand(bundled):
+  groove = next(g for g in data.records(bundled)['test'] if g.name == '1_110_rock-prog_190_beat_4-4')
+  record = json.loads(data.json_lines([groove]))
+  assert list(record) == ['prompt', 'completion', 'name'] and record['name'] == groove.name
+  assert record['prompt'].endswith('SEP\n') and record['completion'].endswith('\nEND')
+  lines = (record['prompt'] + record['completion']).split('\n')
+  assert (lines.count('SEP'), len(lines)) == (14, 240 + 14 + 1)
