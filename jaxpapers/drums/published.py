@@ -1,10 +1,14 @@
 """What the authors published beside the method: continuations by two GPT-3 models and listening notes (section 6.3).
 
-They state no licence, so nothing of it lies in this package: both are read from files of one's own.
+They state no licence, so nothing of it lies in this package: both are read from files of one's own. The comparison of
+all corpora on the test grooves, table 7.2, is printed by
+
+    python -m jaxpapers.drums.published TEXTS.zip NOTES.csv
 """
 
 import csv
 import os
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpapers.drums import data, metrics
+from jaxpapers.drums.structure import random_baseline, repeat_baseline, stability_curves
 from jaxpapers.engine.errors import UserError
 
 FOLDERS = {'human': 'data_text', 'davinci': 'output_text_davinci', 'ada': 'output_text_ada'}
@@ -117,5 +123,42 @@ def fill_auc(notes: Sequence[Note], curves: Mapping[tuple[str, str], np.ndarray]
   return float(roc_auc_score(heard, [curves[note.who, note.name].max() for note in rated]))
 
 
+def comparison(texts_path: str | os.PathLike, notes_path: str | os.PathLike) -> dict[str, dict[str, float]]:
+  """{corpus: {row: value}} for the 37 test grooves, each as it was encoded: human, davinci, ada, repeat and random.
+
+  Rows are those of `metrics.describe`, and for the first three also those of `tabulate` and 'fill_auc'.
+
+  Raises:
+    UserError: what `read_texts` and `read_notes` find.
+  """
+  bundled, notes = data.bundled(), read_notes(notes_path)
+  train, human = ([groove.grid for groove in bundled if groove.split == split] for split in ('train', 'test'))
+  corpora: dict[str, Sequence[str | np.ndarray]] = {
+    'repeat': [repeat_baseline(grid) for grid in human],
+    'random': random_baseline(len(human)),
+  }
+  heard = {}
+  for who in FOLDERS:
+    texts = read_texts(texts_path, who, 'test')
+    curves = dict(zip([(who, name) for name in texts], stability_curves(list(texts.values())), strict=True))
+    own = [note for note in notes if note.who == who]
+    heard[who] = {**tabulate(own), 'fill_auc': fill_auc(own, curves)}
+    corpora[who] = list(texts.values())
+  rows = {who: metrics.describe(corpora[who], train, human) for who in (*FOLDERS, 'repeat', 'random')}
+  return {who: {**row, **heard.get(who, {})} for who, row in rows.items()}
+
+
 def _mark(text: str, no: str) -> bool | None:
   return None if text == _UNRATED else text not in ('', no)
+
+
+def _print(table: Mapping[str, Mapping[str, float]]) -> None:
+  print(f'{"":18}' + ''.join(f'{who:>10}' for who in table))
+  for row in dict.fromkeys(row for several in table.values() for row in several):
+    values = [table[who].get(row) for who in table]
+    cells = ['' if v is None else f'{v:.4f}' if v % 1 or 'mean' in row else f'{v:.0f}' for v in values]
+    print(f'{row:18}' + ''.join(f'{cell:>10}' for cell in cells))
+
+
+if __name__ == '__main__':
+  _print(comparison(*sys.argv[1:3]))
