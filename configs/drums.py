@@ -108,7 +108,7 @@ def _scratch(config):
 
 
 def _smollm2(config):
-  config.model.name = 'smollm2-135m'
+  config.model.update({'name': 'smollm2-135m', 'remat': True})
   config.data.update({'window': 0, 'prompt_weight': 0.01, 'batch_size': 4, 'eval_batch_size': 8, 'multiple': 128})
   config.scratch = False
   config.whole_completions = True
@@ -128,7 +128,7 @@ def _smollm2_full(config):
 
 
 def _gpt2_full(config):
-  config.model.name = 'gpt2'
+  config.model.update({'name': 'gpt2', 'remat': True})
   # Eight measures fit into 1024 positions whatever is in them; whole grooves do not.
   config.data.update({'window': 8, 'batch_size': 8, 'eval_batch_size': 8, 'multiple': 128})
   config.finetune.update({'steps': 1600, 'rate': 1e-4, 'weight_decay': 0.01})

@@ -200,8 +200,9 @@ def _network(config: ml_collections.ConfigDict, model: Model, vocabulary: np.nda
     return Network(decoder, vocabulary)
   if model.params is None:
     raise ValueError('config.lora.rank needs weights to add to: name a model that has some, or config.init_from.')
-  # On the device once, in the precision that the model computes in: the program then holds no conversion of constants.
-  base = jax.tree.map(lambda x: jnp.asarray(x, config.dtype), model.params)
+  # On the host, for they become constants of the programs; in the precision that the model computes in, so that none is
+  # converted there.
+  base = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.dtype)), model.params)
   return Network(decoder, vocabulary, base, rank, config.lora.targets)
 
 

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def token_nats(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -16,8 +17,7 @@ def token_nats(logits: jax.Array, ids: jax.Array) -> jax.Array:
     [batch, time - 1] float32.
   """
   chex.assert_equal_shape_prefix([logits, ids], 2)
-  log_p = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32), axis=-1)
-  return -jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1)[..., 0]
+  return optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1].astype(jnp.float32), ids[:, 1:])
 
 
 def weighted_mean(nats: jax.Array, weights: jax.Array) -> jax.Array:

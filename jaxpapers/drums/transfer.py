@@ -157,7 +157,8 @@ def transfer_training(
     return start.replace(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
 
   def init(key: jax.Array, batch: Mapping[str, jax.Array], earlier: Mapping[str, Any]) -> TransferState:
-    stored = jax.tree.map(jnp.copy, bases(earlier))
+    # The barrier keeps the compiler from computing statistics of downloaded weights, which are constants here.
+    stored = jax.lax.optimization_barrier(jax.tree.map(jnp.copy, bases(earlier)))
     return TransferState(begin(inner.init(key, batch, {}), stored, batch), stored)
 
   def step(state: TransferState, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[TransferState, Any]:

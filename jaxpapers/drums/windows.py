@@ -81,7 +81,8 @@ def scored_windows(grids: Sequence[np.ndarray], tokenizer: Tokenizer) -> Example
   The SEP lines behind measures 3 and 4 count too; there are 32 step lines in each.
   """
   chosen = [grids[index][: 4 * STEPS] for index in sounding(grids)]
-  return training_windows(chosen, tokenizer, 4, prompt_weight=0.0)
+  examples = training_windows(chosen, tokenizer, 4, prompt_weight=0.0)
+  return examples._replace(lines=np.full(len(chosen), 2 * STEPS, np.int32))
 
 
 def completion_windows(grids: Sequence[np.ndarray], tokenizer: Tokenizer, measures: int = 4) -> Examples:
