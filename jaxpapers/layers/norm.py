@@ -56,6 +56,30 @@ class BatchNorm(nn.Module):
     return y.astype(dtype)
 
 
+class FrozenBatchNorm(nn.Module):
+  """Batch normalisation with constants: scale, bias, mean and variance are no parameters and never change.
+
+  Attributes:
+    eps: added to the variance.
+    dtype: of the result; None is that of the input.
+  """
+
+  eps: float = 1e-5
+  dtype: Dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, use_running_average: bool = True) -> jax.Array:
+    """[..., channels] -> the same shape; the constants are the collection `frozen`."""
+    del use_running_average
+
+    def constant(name, value):
+      return self.variable('frozen', name, lambda: jnp.full(x.shape[-1], value, jnp.float32)).value
+
+    factor = constant('scale', 1.0) * jax.lax.rsqrt(constant('var', 1.0) + self.eps)
+    offset = constant('bias', 0.0) - constant('mean', 0.0) * factor
+    return (x * factor + offset).astype(self.dtype or x.dtype)
+
+
 def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
   """Mean, biased variance and number of values per channel, in float32 and in two passes."""
   x = x.astype(jnp.float32)

@@ -52,28 +52,29 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """1x1, 3x3 and 1x1 convolutions and a shortcut: ResNet-50, 101 and 152. Attributes as `BasicBlock`.
+  """1x1, 3x3 and 1x1 convolutions and a shortcut: ResNet-50, 101 and 152. Other attributes as `BasicBlock`.
 
-  Its output has 4 * features channels.
+  Attributes:
+    output: channels of the result; None is 4 * features.
   """
 
   features: int
   stride: int = 1
   conv: ModuleDef = functools.partial(Conv, use_bias=False, kernel_init=kaiming_fan_out)
   norm: ModuleDef = BatchNorm
-
-  expansion = 4
+  output: int | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """[..., channels] -> [..., 4 * features]."""
+    """[..., channels] -> [..., output]."""
+    width = self.output or 4 * self.features
     y = self.conv(self.features, 1, 1, name='conv1')(x)
     y = nn.relu(self.norm(name='bn1')(y, not train))
     y = self.conv(self.features, 3, self.stride, name='conv2')(y)
     y = nn.relu(self.norm(name='bn2')(y, not train))
-    y = self.conv(4 * self.features, 1, 1, name='conv3')(y)
+    y = self.conv(width, 1, 1, name='conv3')(y)
     y = self.norm(name='bn3')(y, not train)
-    return nn.relu(y + _shortcut(self, x, 4 * self.features, train))
+    return nn.relu(y + _shortcut(self, x, width, train))
 
 
 def _shortcut(block: nn.Module, x: jax.Array, features: int, train: bool) -> jax.Array:
@@ -90,7 +91,9 @@ class ResNet(nn.Module):
   Attributes:
     stage_sizes: blocks per stage.
     block: BasicBlock or Bottleneck.
-    width: channels of the first stage's blocks; each further stage doubles them.
+    width: channels of the stem and of the first stage's blocks; each further stage doubles them.
+    widths: channels of every stage's blocks, instead.
+    outputs: channels of every stage's map, for Bottleneck; None: its default.
     conv: see BasicBlock.
     norm: see BasicBlock.
     pool: the pooling after the stem, halving the map.
@@ -100,6 +103,8 @@ class ResNet(nn.Module):
   stage_sizes: Sequence[int] = (2, 2, 2, 2)
   block: ModuleDef = BasicBlock
   width: int = 64
+  widths: Sequence[int] | None = None
+  outputs: Sequence[int] | None = None
   conv: ModuleDef = functools.partial(Conv, use_bias=False, kernel_init=kaiming_fan_out)
   norm: ModuleDef = BatchNorm
   pool: Callable[[jax.Array], jax.Array] = max_pool
@@ -116,12 +121,14 @@ class ResNet(nn.Module):
     x = self.conv(self.width, 7, 2, name='conv1')(x)
     x = self.pool(nn.relu(self.norm(name='bn1')(x, not train)))
     block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+    widths = self.widths or [self.width * 2**stage for stage in range(len(self.stage_sizes))]
     maps = []
     for stage, blocks in enumerate(self.stage_sizes):
+      output = {'output': self.outputs[stage]} if self.outputs else {}
       for index in range(blocks):
         stride = 2 if stage and not index else 1
         name = f'layer{stage + 1}_{index}'
-        x = block(self.width * 2**stage, stride, conv=self.conv, norm=self.norm, name=name)(x, train)
+        x = block(widths[stage], stride, conv=self.conv, norm=self.norm, **output, name=name)(x, train)
       maps.append(x)
     return tuple(maps)
 

@@ -130,7 +130,8 @@ def evaluate(
 
   Args:
     ground_truth: instances JSON, as a mapping or the path of a file.
-    results: COCO result list, or the path of a file. An empty list gives AP 0 where there is ground truth.
+    results: COCO result list, or the path of a file. An empty list gives AP 0 where there is ground truth. If no
+      result has a box, boxes are the masks' tight ones.
     kind: 'bbox' or 'segm'.
     image_ids: evaluate on these only; default all of the ground truth.
     category_ids: evaluate on these only; default all of the ground truth.
@@ -142,7 +143,9 @@ def evaluate(
     raise ValueError(f"kind is 'bbox' or 'segm', not {kind!r}.")
   reference = _index(_load(ground_truth))
   listed = _load(results)
-  field = 'bbox' if kind == 'bbox' else 'segmentation'
+  # Without any box pycocotools takes boxes and areas of the masks.
+  masks_only = bool(listed) and all('segmentation' in r and 'bbox' not in r for r in listed)
+  field = 'bbox' if kind == 'bbox' and not masks_only else 'segmentation'
   for number, result in enumerate(listed):
     _check(number, result, field, reference)
   with contextlib.redirect_stdout(io.StringIO()):

@@ -1,0 +1,167 @@
+"""Set loss of Mask2Former on sampled points (specification, 3.11; arXiv 2112.01527, section 3.2)."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpapers.reft.matching import PUBLISHED, Matches, Weights, match, matching_costs
+from jaxpapers.reft.sampling import sample_points
+
+
+class Targets(NamedTuple):
+  """Objects of a batch, padded to one number.
+
+  Attributes:
+    labels: [batch, objects] int32; any class where not `valid`.
+    masks: [batch, objects, height, width] bool or floating, at the padded size of the images.
+    valid: [batch, objects] bool.
+  """
+
+  labels: jax.Array
+  masks: jax.Array
+  valid: jax.Array
+
+
+class Points(NamedTuple):
+  """Random points in [0, 1], (x, y), for one layer.
+
+  Attributes:
+    match: [batch, points, 2], shared by all queries and objects of an image.
+    oversampled: [batch, objects, 3 * points, 2], of which the uncertain ones are kept.
+    random: [batch, objects, points / 4, 2], added to these.
+  """
+
+  match: jax.Array
+  oversampled: jax.Array
+  random: jax.Array
+
+
+def draw_points(key: jax.Array, batch: int, objects: int, points: int = 12544) -> Points:
+  """Fresh points for one layer."""
+  keys = jax.random.split(key, 3)
+  shapes = ((batch, points, 2), (batch, objects, 3 * points, 2), (batch, objects, points - 3 * points // 4, 2))
+  return Points(*(jax.random.uniform(k, shape) for k, shape in zip(keys, shapes, strict=True)))
+
+
+class Terms(NamedTuple):
+  """Terms of the loss of one layer, before their weights."""
+
+  label: jax.Array
+  mask: jax.Array
+  dice: jax.Array
+
+
+def match_layer(
+  logits: jax.Array, masks: jax.Array, targets: Targets, points: jax.Array, weights: Weights = PUBLISHED
+) -> Matches:
+  """Matches of one layer, [batch, objects].
+
+  Args:
+    logits: [batch, queries, classes + 1].
+    masks: [batch, queries, h, w] logits.
+    targets: the objects.
+    points: [batch, points, 2].
+    weights: of the cost.
+  """
+
+  def image(logits, masks, labels, truth, valid, points):
+    def at(maps):
+      return sample_points(maps, jnp.broadcast_to(points, (maps.shape[0], *points.shape)))
+
+    cost = matching_costs(logits, at(masks), labels, at(truth.astype(masks.dtype)), weights)
+    return match(cost.total, valid)
+
+  return jax.vmap(image)(logits, masks, targets.labels, targets.masks, targets.valid, points)
+
+
+def set_loss(
+  logits: jax.Array,
+  masks: jax.Array,
+  targets: Targets,
+  matches: Matches,
+  points: Points,
+  *,
+  no_object: float = 0.1,
+) -> Terms:
+  """Class, mask and dice terms of one layer, each over the whole batch.
+
+  Args:
+    logits: [batch, queries, classes + 1]; the last class is "no object".
+    masks: [batch, queries, h, w] logits.
+    targets: the objects.
+    matches: of this layer, [batch, objects].
+    points: of this layer.
+    no_object: weight of queries without object in the class term.
+  """
+  chex.assert_equal_shape_prefix([logits, masks], 2)
+  classes = logits.shape[-1] - 1
+
+  def labelled(labels, matches):
+    start = jnp.full(logits.shape[1], classes, jnp.int32)
+    # Objects without query write past the end, which drops them.
+    at = jnp.where(matches.matched, matches.query, logits.shape[1])
+    return start.at[at].set(labels.astype(jnp.int32), mode='drop')
+
+  labels = jax.vmap(labelled)(targets.labels, matches)
+  weight = jnp.where(labels == classes, no_object, 1.0)
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  label_term = jnp.sum(weight * nll) / weight.sum()
+
+  chosen = jnp.take_along_axis(masks, matches.query[..., None, None], axis=1)
+  places = _uncertain(jax.lax.stop_gradient(chosen), points)
+  x, t = sample_points(chosen, places), sample_points(targets.masks.astype(masks.dtype), places)
+  t = jax.lax.stop_gradient(t)
+  cross = optax.sigmoid_binary_cross_entropy(x, t).mean(axis=-1)
+  s = jax.nn.sigmoid(x)
+  dice = 1.0 - (2.0 * (s * t).sum(axis=-1) + 1.0) / (s.sum(axis=-1) + t.sum(axis=-1) + 1.0)
+  objects = jnp.maximum(targets.valid.sum(), 1).astype(masks.dtype)
+  return Terms(
+    label_term,
+    jnp.where(matches.matched, cross, 0.0).sum() / objects,
+    jnp.where(matches.matched, dice, 0.0).sum() / objects,
+  )
+
+
+def _uncertain(masks: jax.Array, points: Points) -> jax.Array:
+  """Three quarters of the points where the mask is least certain, one quarter anywhere."""
+  count = points.oversampled.shape[-2] // 3
+  values = sample_points(masks, points.oversampled)
+  _, index = jax.lax.top_k(-jnp.abs(values), 3 * count // 4)
+  kept = jnp.take_along_axis(points.oversampled, index[..., None], axis=-2)
+  return jnp.concatenate([kept, points.random], axis=-2)
+
+
+def deep_loss(
+  logits: jax.Array,
+  masks: jax.Array,
+  targets: Targets,
+  points: Points,
+  weights: Weights = PUBLISHED,
+  *,
+  no_object: float = 0.1,
+) -> tuple[jax.Array, Terms, Matches]:
+  """Sum over the layers of a decoder, each matched and sampled by itself.
+
+  Args:
+    logits: [layers, batch, queries, classes + 1].
+    masks: [layers, batch, queries, h, w].
+    targets: the objects.
+    points: with a leading axis of layers.
+    weights: of the terms.
+    no_object: see `set_loss`.
+
+  Returns:
+    The loss, the weighted terms of every layer [layers], and the matches [layers, batch, objects].
+  """
+  matching = functools.partial(match_layer, targets=targets, weights=weights)
+  # All layers and images in one call: each call of the assignment is a loop to compile.
+  matches = jax.vmap(lambda a, b, p: matching(a, b, points=p))(logits, masks, points.match)
+  terms = jax.vmap(lambda a, b, m, p: set_loss(a, b, targets, m, p, no_object=no_object))(
+    logits, masks, matches, points
+  )
+  weighted = Terms(*(w * term for w, term in zip(weights, terms, strict=True)))
+  return sum(term.sum() for term in weighted), weighted, matches
