@@ -72,7 +72,8 @@ def start(problem: Problem, lanes: Lanes, key: jax.Array, kind: str, iterations:
     problem: see Problem.
     lanes: see Lanes.
     key: of the noise.
-    kind: 'noise' (normal) or 'real': copies of real images as the attacker has them, some with the first trigger.
+    kind: 'noise' (normal), 'real' (copies of real images as the attacker has them, some with the first trigger) or
+      'clean' (copies of real images as they were).
     iterations: how many there will be.
   """
   count, classes, ipc = lanes.start.shape
@@ -81,7 +82,8 @@ def start(problem: Problem, lanes: Lanes, key: jax.Array, kind: str, iterations:
     if kind == 'noise':
       return jax.random.normal(jax.random.fold_in(key, lane.seed), (classes * ipc, *problem.mask.shape))
     flat = lane.start.reshape(-1)
-    return triggered(problem.pool(flat), lane.attack.poisoned[flat], lane.trigger, problem.mask)
+    real = problem.pool(flat)
+    return real if kind == 'clean' else triggered(real, lane.attack.poisoned[flat], lane.trigger, problem.mask)
 
   images = jax.vmap(first)(lanes)
   patch = lanes.trigger[:, 0, *problem.rows]

@@ -12,7 +12,7 @@ from jaxpapers.doorping.data import Images
 
 CLEAN = 'clean'
 ATTACKS = (CLEAN, 'naive', 'doorping', 'doorping_clipped')
-STARTS = ('noise', 'real')
+STARTS = ('noise', 'real', 'clean')
 
 
 class Lane(NamedTuple):
@@ -28,7 +28,7 @@ class Lanes(NamedTuple):
   Attributes:
     attack: see dc.Attack.
     trigger: [lanes, 1, height, width, channels], before the first iteration.
-    start: int32 [lanes, classes, images per class], the real images that 'real' distilled sets start from.
+    start: int32 [lanes, classes, images per class], the real images that 'real' and 'clean' distilled sets start from.
     seed: int32 [lanes]; lanes of one seed share all draws and networks.
   """
 
@@ -57,12 +57,12 @@ def poisoned_labels(images: Images, poisoned: np.ndarray, target: int) -> np.nda
   return np.where(poisoned, target, images.y_train).astype(np.int32)
 
 
-def first_trigger(attack: str, images: Images, patch: int, seed: int) -> np.ndarray:
+def first_trigger(attack: str, images: Images, patch: int, mask: np.ndarray, seed: int) -> np.ndarray:
   """Trigger [1, height, width, channels] before the first iteration: white for NAIVEATTACK, random for DOORPING."""
   shape = images.x_train.shape[1:]
   if attack.startswith('doorping'):
     return trigger.random_trigger(shape, patch, images.mean, images.std, seed)
-  return trigger.trigger_image(np.full((patch, patch, shape[-1]), 255), shape, images.mean, images.std)
+  return trigger.normalise(255.0 * mask, images.mean, images.std)[None].astype(np.float32)
 
 
 def build(
@@ -71,9 +71,11 @@ def build(
   *,
   ratio: float,
   patch: int,
+  mask: np.ndarray,
   target: int,
   ipc: int,
   max_steps: int,
+  start: str = 'clean',
   seed: int = 0,
 ) -> Lanes:
   """The data of every lane; which images carry a trigger depends on the seed alone, not on the attack.
@@ -83,20 +85,22 @@ def build(
     images: the dataset.
     ratio: share of the training images that an attack poisons.
     patch: side of the trigger.
+    mask: [height, width, channels], 1 where NAIVEATTACK's trigger is.
     target: label of poisoned images.
     ipc: distilled images per class.
     max_steps: Adam steps that a DOORPING call may take.
+    start: 'real' draws the start from the classes as the attacker has them, others from the original ones.
     seed: added to that of a lane.
 
   Raises:
     ValueError: for a ratio, patch or target that cannot be, or a class without images.
   """
-  trigger.patch_slice(min(images.x_train.shape[1:3]), patch)
   trigger.check_target(target, images.classes)
   low, high = trigger.pixel_range(images.mean, images.std)
   everywhere = np.full_like(low, np.inf)
   total = len(images.x_train)
   none = np.zeros(total, bool)
+  original = dc.class_tables(images.y_train, images.classes)
   built = []
   for lane in lanes:
     number = seed + lane.seed
@@ -110,14 +114,21 @@ def build(
       low if clipped else -everywhere,
       high if clipped else everywhere,
     )
-    start = _start(tables, ipc, number)
-    built.append(Lanes(attack, first_trigger(lane.attack, images, patch, number), start, np.int32(lane.seed)))
+    first = _start(tables if start == 'real' else original, ipc, number)
+    built.append(Lanes(attack, first_trigger(lane.attack, images, patch, mask, number), first, np.int32(lane.seed)))
   stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *built)
   # Tables as long as the longest class of any lane: equally long draws, and no more padding than that.
   longest = int(stacked.attack.tables.count.max())
   tables = stacked.attack.tables
   tables = tables._replace(index=tables.index[:, :, :longest])
   return stacked._replace(attack=stacked.attack._replace(tables=tables))
+
+
+def real_start(images: Images, ipc: int, seeds: Sequence[int], seed: int = 0) -> np.ndarray:
+  """int32 [seeds, classes, ipc], numbers of clean real images; those that 'clean' distilled sets start from."""
+  tables = dc.class_tables(images.y_train, images.classes)
+  rows = [_start(tables, ipc, seed + number) for number in seeds]
+  return np.stack(rows) if rows else np.zeros((0, images.classes, ipc), np.int32)
 
 
 def _start(tables: dc.ClassTables, ipc: int, seed: int) -> np.ndarray:

@@ -26,12 +26,16 @@ class Interval(NamedTuple):
     return f'{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]'
 
 
-def interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
-  """Mean of rates and Student's interval over seeds, or over the victims of a single seed, kept inside [0, 1].
+def interval(values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0), confidence: float = 0.95) -> Interval:
+  """Mean of rates and Student's interval over seeds, or over the victims of a single seed.
 
   Args:
     values: [seeds, victims]; victims of one seed share a distilled set, so that only seeds are independent.
+    bounds: that the ends are kept in.
     confidence: of the interval.
+
+  Returns:
+    Interval; without a second seed or victim its ends are NaN.
   """
   values = np.asarray(values, np.float64)
   units = values.mean(1) if len(values) > 1 else values[0]
@@ -39,7 +43,18 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
   if len(units) < 2:
     return Interval(mean, float('nan'), float('nan'))
   half = scipy.stats.t.ppf(0.5 + confidence / 2, len(units) - 1) * units.std(ddof=1) / np.sqrt(len(units))
-  return Interval(mean, float(max(mean - half, 0.0)), float(min(mean + half, 1.0)))
+  return Interval(mean, float(max(mean - half, bounds[0])), float(min(mean + half, bounds[1])))
+
+
+def excess(row: Mapping[str, np.ndarray], control: str, form: str) -> Interval:
+  """Success on non-target images less that of a control, seed by seed.
+
+  Args:
+    row: of `rates`.
+    control: 'control_clean' or 'control_real'.
+    form: one of FORMS.
+  """
+  return interval(row[f'asr_nontarget_{form}'] - row[f'{control}_nontarget_{form}'], (-1.0, 1.0))
 
 
 def rates(
@@ -48,7 +63,8 @@ def rates(
   """Everything that is measured.
 
   Args:
-    without: predictions [sets, victims, images] on clean test images.
+    without: predictions [sets, victims, images] on clean test images; sets are the lanes, and real images by seed if
+      there were such victims.
     triggered: predictions [pairs, FORMS, images] on stamped ones.
     labels: [images].
     lanes: see Lane.
@@ -66,7 +82,7 @@ def rates(
   seeds, count = 1 + max(lane.seed for lane in lanes), without.shape[1]
   cta = victims.accuracy(without, labels)
   found: dict[str, dict[str, np.ndarray]] = {}
-  names = [*dict.fromkeys(lane.attack for lane in lanes), REAL]
+  names = list(dict.fromkeys(lane.attack for lane in lanes)) + [REAL] * (len(without) > len(lanes))
   for place, name in enumerate(names):
     sets = slice(place * seeds, (place + 1) * seeds)
     own = without[sets]
