@@ -76,6 +76,7 @@ def meta_gradient(
   blocks: Blocks,
   labels: jax.Array,
   poison: Callable[[Any], tuple[jax.Array, jax.Array, Any]],
+  valid: jax.Array | None = None,
 ) -> tuple[jax.Array, Blocks, Any, Any]:
   """Exact gradient of the outer loss where the real batch may depend on the trained network (DOORPING).
 
@@ -85,6 +86,7 @@ def meta_gradient(
     blocks: see Blocks.
     labels: of every block.
     poison: trained params -> (real images, labels, anything); constant for the gradient.
+    valid: [batch], 1 for real images that count; None: all.
 
   Returns:
     (loss, gradient, trained params, the third output of `poison`).
@@ -93,7 +95,7 @@ def meta_gradient(
   def objective(blocks):
     final = train_through(apply, params, blocks, labels)
     real, real_labels, extra = poison(jax.lax.stop_gradient(final))
-    loss = cross_entropy(apply(final, jax.lax.stop_gradient(real)), real_labels)
+    loss = cross_entropy(apply(final, jax.lax.stop_gradient(real)), real_labels, valid)
     return loss, (final, extra)
 
   (loss, (final, extra)), gradient = jax.value_and_grad(objective, has_aux=True)(blocks)
