@@ -4,6 +4,9 @@ python launch/train.py --config=configs/vr_quality.py
   Synthetic panoramas with localised distortions and synthetic observers: the pseudocylindrical network with visibility
   pooling, its plain-mean twin, its zero-padded twin, and a viewport model along the true scanpaths.
 
+python launch/train.py --config=configs/vr_quality.py:panoramas --config.data.dir=FOLDER
+  The same distortions and observers on real panoramas (FOLDER/panoramas_cc0.npz).
+
 python launch/train.py --config=configs/vr_quality.py:analysis --config.data.dir=/data/vrvqw
   The statistics of the real tables.
 
@@ -28,11 +31,12 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   config.real_tables = True  # draw the analysis of the real tables too, where they are
   config.model = ml_collections.ConfigDict({'network': 'thin', 'npart': 4, 'hidden': 16, 'bucketed': False})
   config.train = ml_collections.ConfigDict(
-    {'epochs': 12, 'learning_rate': 4e-3, 'weight_decay': 1e-4, 'schedule': 'cosine', 'clip_norm': 1.0}
+    {'epochs': 14, 'learning_rate': 4e-3, 'weight_decay': 1e-4, 'schedule': 'cosine', 'clip_norm': 1.0}
   )
   config.data.update(
-    {'dataset': 'synthetic', 'train_scenes': 128, 'test_scenes': 48, 'height': 64, 'frames': 1, 'batch_size': 16}
+    {'dataset': 'synthetic', 'train_scenes': 192, 'test_scenes': 48, 'height': 64, 'frames': 1, 'batch_size': 16}
   )
+  config.data.photographs = False  # draw the scenes from real panoramas in data.dir, turned at random
   config.analysis = ml_collections.ConfigDict({'tables': 'auto', 'ratings': '', 'steps': 20, 'batch_size': 100})
   config.scanpath = ml_collections.ConfigDict(
     {
@@ -52,13 +56,25 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   )
   variant(
     name,
-    {'default': _default, 'test': _test, 'vrvqw': _vrvqw, 'analysis': _analysis, 'scanpath': _scanpath},
+    {
+      'default': _default,
+      'panoramas': _panoramas,
+      'test': _test,
+      'vrvqw': _vrvqw,
+      'analysis': _analysis,
+      'scanpath': _scanpath,
+    },
   )(config)
   return config
 
 
 def _default(config):
   config.log_every = 16
+
+
+def _panoramas(config):
+  _default(config)
+  config.data.photographs = True
 
 
 def _test(config):

@@ -5,6 +5,7 @@ python launch/benchmark.py --config=configs/emo.py:emo1m_224 --peer=torch
 """
 
 import importlib
+import importlib.util
 import json
 
 from absl import flags
@@ -49,7 +50,10 @@ def main() -> None:
         measure.measure(f'{stage.name} {evaluation.name}', evaluation.step, (state, batch), size, _REPEATS.value)
       )
   rows += _peers(config)
+  more, ratios = _programs(config)
+  rows += more
   _show(rows, peak)
+  print(*ratios, sep='\n', end='\n' if ratios else '')
   if _JSON.value:
     with open(_JSON.value, 'w') as file:
       json.dump([{**vars(row), 'matmul_peak': peak, 'config': config.variant} for row in rows], file, indent=2)
@@ -67,6 +71,14 @@ def _peers(config) -> list:
   if _PEER.value not in peers:
     raise UserError(f'Unknown peer {_PEER.value!r} of {config.method}.{suggest(_PEER.value, peers)}')
   return peers[_PEER.value](config, repeats=_REPEATS.value, threads=_THREADS.value)
+
+
+def _programs(config) -> tuple[list, list[str]]:
+  """Measurements of programs that are no stage, and lines that compare them, by the room's `benchmarks.py` if any."""
+  name = f'jaxpapers.{config.method}.benchmarks'
+  if importlib.util.find_spec(name) is None:
+    return [], []
+  return importlib.import_module(name).programs(repeats=_REPEATS.value)
 
 
 def _show(rows: list, peak: float) -> None:

@@ -15,6 +15,7 @@ from jaxpapers.vr_quality import (
   bootstrap,
   database,
   database_statistics,
+  panoramas,
   scanpath_data,
   scanpath_files,
 )
@@ -103,6 +104,15 @@ def _scanpaths(folder: str, tables: Tables, seed: int) -> analysis_report.Paths:
       found = scanpath_files.read_csv(path, set(tables.video_name.tolist()), unequal='cut')
       scenes = scanpath_data.recorded(found)
       note = f'Recorded, start A, {len(scenes)} videos; {found.dropped} points left out to make lengths equal.'
-      return analysis_report.Paths(scenes, note)
+      return analysis_report.Paths(scenes, note, _panorama(folder))
   note = 'SYNTHETIC observers: the folder holds no scanpathA.csv (the raw scanpaths are in the authors’ download).'
-  return analysis_report.Paths(scanpath_data.synthetic(seed, 20, 20, 15), note)
+  return analysis_report.Paths(scanpath_data.synthetic(seed, 20, 20, 15), note, _panorama(folder))
+
+
+def _panorama(folder: str) -> np.ndarray | None:
+  """One real panorama, where the folder has some."""
+  path = Path(folder) / panoramas.PHOTOGRAPHS
+  if not path.exists():
+    return None
+  with np.load(path) as file:
+    return file['image'][0]

@@ -8,7 +8,16 @@ import numpy as np
 
 from jaxpapers.vr_quality import bootstrap, database_statistics, mos, saliency
 from jaxpapers.vr_quality.database import CONDITIONS, Tables
-from jaxpapers.vr_quality.pictures import angle_histograms, frame_axis, globe, over_time, overlay, scanpaths_on_erp
+from jaxpapers.vr_quality.pictures import (
+  angle_histograms,
+  degrees,
+  frame_axis,
+  globe,
+  over_time,
+  overlay,
+  scanpaths_on_erp,
+)
+from jaxpapers.vr_quality.quality_pictures import film_strip
 from jaxpapers.vr_quality.scanpath_data import Scene
 
 CROSSOVER = (
@@ -25,10 +34,12 @@ class Paths(NamedTuple):
   Attributes:
     scenes: by video.
     note: where they come from.
+    panorama: [height, width, 3] uint8 to show viewports of, or None.
   """
 
   scenes: list[Scene]
   note: str
+  panorama: np.ndarray | None = None
 
 
 def draw(
@@ -259,6 +270,11 @@ def scanpaths(page: Any, paths: Paths) -> None:
   figure.colorbar(scanpaths_on_erp(axis, shown, title=scene.name), ax=axis, label='step', shrink=0.8)
   page.figure('scanpaths', figure, 'All observers of one video, coloured by time; the star is the start.')
   plt.close(figure)
+  if paths.panorama is not None:
+    steps = np.linspace(0, shown.shape[1] - 1, min(6, shown.shape[1])).astype(int)
+    lonlat = np.deg2rad(np.stack(degrees(shown[:2, steps]), axis=-1))
+    caption = 'Viewports along two of these scanpaths, on a panorama of another source.'
+    film_strip(page, paths.panorama, lonlat, [f'step {s}' for s in steps], caption)
   density = np.asarray(saliency.vmf_map(jnp.asarray(shown.reshape(-1, 3)), 64, 128, np.deg2rad(8.0)))
   figure = plt.figure(figsize=(10.5, 3.3), layout='constrained')
   grid = figure.add_gridspec(1, 3, width_ratios=(2, 1, 1))

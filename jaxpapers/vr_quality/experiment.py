@@ -26,7 +26,7 @@ from jaxpapers.vr_quality import (
 )
 from jaxpapers.vr_quality.correlation import agreement
 from jaxpapers.vr_quality.losses import plcc_loss
-from jaxpapers.vr_quality.model import QualityModel, ThinNet, normalise, plain_network, tile_network
+from jaxpapers.vr_quality.model import FORWARD, QualityModel, ThinNet, normalise, plain_network, tile_network
 from jaxpapers.vr_quality.rotate import centre_on, rotate_erp
 from jaxpapers.vr_quality.viewport import viewport
 
@@ -97,7 +97,7 @@ def _quality(config: ml_collections.ConfigDict) -> Experiment:
     stages.append(Stage(name, steps, feed, training.init, training.step, [evaluation]))
 
   def draw(states: Mapping[str, Any], page: Any) -> None:
-    report.draw(page, models, {n: states[n] for n in models}, scenes, test, functools.partial(_predict, models))
+    report.draw(page, models, {n: states[n] for n in models}, scenes, test, functools.partial(_predict, models), POINTS)
     folder = analysis_experiment.data_folder(config.data.dir if config.data.dataset == 'vrvqw' else '')
     if config.real_tables and folder:
       from jaxpapers.vr_quality import analysis_report
@@ -127,9 +127,22 @@ def _sources(config: ml_collections.ConfigDict):
     raise UserError(f'config.data.dataset={options.dataset!r} is not known; known: synthetic, vrvqw.')
   made = []
   for part, count in enumerate((options.train_scenes, options.test_scenes)):
-    scene = panoramas.scenes(config.seed * 2 + part, count, options.height, 2 * options.height)
+    size = options.height, 2 * options.height
+    scene = panoramas.scenes(config.seed * 2 + part, count, *size, _photographs(options, part))
     made.append((scene, synthetic_source(scene, observers.observe(scene, config.seed * 2 + part))))
   return made[0][1], made[1][1], made[1][0]
+
+
+def _photographs(options: ml_collections.ConfigDict, part: int) -> np.ndarray | None:
+  """Real panoramas of the training (part 0) or the test (1), no photograph in both; None: synthetic scenes."""
+  if not options.photographs:
+    return None
+  folder = analysis_experiment.data_folder(options.dir)
+  if not folder:
+    raise UserError('Photographs need --config.data.dir=FOLDER with panoramas_cc0.npz (image [n, height, width, 3]).')
+  every = panoramas.photographs(folder, options.height)
+  cut = max(1, round(0.75 * len(every)))
+  return every[:cut] if part == 0 else every[cut:]
 
 
 def synthetic_source(scenes: panoramas.Scenes, ratings: observers.Ratings) -> ArraySource:
@@ -152,7 +165,7 @@ def _centred(batch: Mapping[str, jax.Array]) -> jax.Array:
 
   def turn(frames, start):
     matrix = centre_on(start[0], start[1])
-    return jax.vmap(lambda frame: rotate_erp(frame.astype(jnp.float32), matrix))(frames)
+    return jax.vmap(lambda frame: rotate_erp(frame, matrix))(frames)
 
   return jax.vmap(turn)(batch['frames'], batch['start'])
 
@@ -162,8 +175,7 @@ def _viewports(batch: Mapping[str, jax.Array]) -> jax.Array:
   side = batch['frames'].shape[-2] // 4
 
   def along(frames, path):
-    image = frames[0].astype(jnp.float32)
-    return jax.vmap(lambda angle: viewport(image, angle[0], angle[1], size=(side, side)))(path.reshape(-1, 2))
+    return jax.vmap(lambda angle: viewport(frames[0], angle[0], angle[1], size=(side, side)))(path.reshape(-1, 2))
 
   return jax.vmap(along)(batch['frames'], batch['path'])
 
@@ -187,10 +199,15 @@ def _loss(out: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict]:
 
 
 def _predict(models: Mapping[str, QualityModel], name: str, state: Any, batch: Mapping[str, Any]) -> Any:
-  """(Quality, predictions) of a trained model on a batch."""
-  see = _viewports if name == 'viewport' else _centred
-  out = models[name].apply(state.variables(), *_inputs(see, batch))
-  return out, _scores(out, batch)
+  """(Quality, predictions, those with the seam in the middle of the view or None) of a trained model on a batch."""
+  if name == 'viewport':
+    out = models[name].apply(state.variables(), *_inputs(_viewports, batch))
+    return out, _scores(out, batch), None
+  (frames,) = _inputs(_centred, batch)
+  out = models[name].apply(state.variables(), frames)
+  turned = jnp.roll(frames, frames.shape[-2] // 2, axis=-2)
+  behind = jnp.tile(-jnp.asarray(FORWARD), (len(frames), 1))
+  return out, _scores(out, batch), _scores(models[name].apply(state.variables(), turned, behind), batch)
 
 
 def _evaluate(model: QualityModel, see: Callable) -> Callable:

@@ -4,13 +4,17 @@ A scene is a function of direction, so it has no seam: a gradient of sky and gro
 longitude bands. A distortion (blur, noise or 8x8 flattening) is strong within a window on the sphere, weak elsewhere.
 """
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+from jaxpapers.engine.errors import UserError
 from jaxpapers.vr_quality.sphere import pixel_directions, pixel_lonlat
 
+PHOTOGRAPHS = 'panoramas_cc0.npz'
 KINDS = ('blur', 'noise', 'blocks')
 WINDOW = np.deg2rad(50.0)
 APART = np.deg2rad(150.0)  # of the two starting points, as in the real tables
@@ -49,6 +53,25 @@ def clean_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     band = inside[None] & (d[..., 2] < top) & (d[..., 2] > -0.3)
     image = np.where(band[..., None], 0.5 * image + 0.5 * rng.uniform(0.1, 0.9, 3), image)
   return image
+
+
+def photographs(folder: str | os.PathLike, height: int) -> np.ndarray:
+  """[n, height, 2 height, 3] float64 in [0, 1]: the panoramas of `folder`/panoramas_cc0.npz, reduced by averaging.
+
+  Raises:
+    UserError: if the file cannot be read, or `height` does not divide that of its panoramas.
+  """
+  path = Path(folder) / PHOTOGRAPHS
+  try:
+    with np.load(path) as file:
+      image = file['image']
+  except (OSError, ValueError, KeyError) as error:
+    raise UserError(f'{path} cannot be read as panoramas: {error}.') from error
+  count, full, width, _ = image.shape
+  if width != 2 * full or full % height or count < 2:
+    raise UserError(f'{path} holds panoramas {image.shape}; two or more of H x 2H are needed, {height} dividing H.')
+  step = full // height
+  return image.reshape(count, height, step, 2 * height, step, 3).mean((2, 4)) / 255
 
 
 def distort(image: np.ndarray, severity: np.ndarray, kind: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxpapers.vr_quality.sphere import pixel_directions, solid_angles
+from jaxpapers.vr_quality.sphere import pixel_directions, solid_angles, tangent_frame
 
 
 def area_weights(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -39,3 +39,27 @@ def visibility_weights(height: int, width: int, toward: jax.Array, concentration
 def pool(values: jax.Array, weights: jax.Array) -> jax.Array:
   """Weighted means of maps: values [..., height, width] and weights [..., height, width] -> [...]."""
   return jnp.sum(values * weights, axis=(-2, -1))
+
+
+def scores_from_starts(
+  quality_map: jax.Array, concentration: jax.Array, starts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """What a clip would score from other starting directions, and which way to turn for a better score.
+
+  Args:
+    quality_map: [frames, height, width], of a panorama that was not turned to a start.
+    concentration: [frames] k of the visibility weights.
+    starts: [n, 3] unit vectors.
+
+  Returns:
+    Scores [n] and their gradients [n, 2] towards east and north, per radian.
+  """
+  chex.assert_rank([quality_map, concentration, starts], [3, 1, 2])
+
+  def score(toward):
+    weights = visibility_weights(*quality_map.shape[1:], toward, concentration)
+    return jnp.mean(pool(quality_map, weights))
+
+  scores, slopes = jax.vmap(jax.value_and_grad(score))(starts)
+  along = [jnp.sum(slopes * axis, axis=-1) for axis in tangent_frame(starts)]
+  return scores, jnp.stack(along, axis=-1)

@@ -16,7 +16,7 @@ def sample_erp(
   """Interpolates a panorama at any directions; differentiable in image, longitude and latitude.
 
   Args:
-    image: [height, width, channels], floating; width even.
+    image: [height, width, channels], floating, or integers, which are converted once they are picked; width even.
     lon: [...], radians, any number of turns.
     lat: [...], radians.
     method: 'bilinear' (4 pixels) or 'catmull_rom' (16 pixels, sharper; may overshoot).
@@ -24,7 +24,7 @@ def sample_erp(
       the first and last row, as the authors' rotation does.
 
   Returns:
-    [..., channels].
+    [..., channels], of the floating type of image and angles.
 
   Raises:
     ValueError: for another method or treatment of the poles.

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpapers.vr_quality.arc import arc
+
 PI = float(np.pi)
 
 
@@ -60,7 +62,7 @@ def norm(v: jax.Array) -> jax.Array:
 
 def angle_between(a: jax.Array, b: jax.Array) -> jax.Array:
   """Great-circle distance atan2(|a x b|, a . b) in radians [...] of directions [..., 3]; exact for near directions."""
-  return jnp.arctan2(norm(jnp.cross(a, b)), jnp.sum(a * b, axis=-1))
+  return arc(norm(jnp.cross(a, b)), jnp.sum(a * b, axis=-1))
 
 
 def tangent_frame(d: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,7 +88,7 @@ def log_map(base: jax.Array, point: jax.Array) -> jax.Array:
   flat = jnp.stack([jnp.sum(east * point, -1), jnp.sum(north * point, -1)], axis=-1)
   length = norm(flat)
   near = length < 1e-7
-  angle = jnp.arctan2(length, jnp.sum(base * point, axis=-1))
+  angle = arc(length, jnp.sum(base * point, axis=-1))
   factor = jnp.where(near, 1, angle / jnp.where(near, 1, length))
   return flat * factor[..., None]
 

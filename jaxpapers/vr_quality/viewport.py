@@ -46,7 +46,7 @@ def viewport(
   """The viewport of a panorama in a direction; differentiable in the image and every angle, and made to be vmapped.
 
   Args:
-    image: [panorama height, panorama width, channels], floating.
+    image: [panorama height, panorama width, channels]; uint8 frames need no conversion.
     lon: scalar, radians.
     lat: scalar, radians, up; the database's HM_pitch is -lat in degrees.
     roll: scalar, radians.
@@ -66,7 +66,7 @@ def scanpath_viewports(
   """Viewports along scanpaths, one per frame: what the scanpath model sees.
 
   Args:
-    frames: [time, panorama height, panorama width, channels], floating.
+    frames: [time, panorama height, panorama width, channels]; uint8 frames need no conversion.
     lon: [scanpaths, time], radians.
     lat: [scanpaths, time].
     fov: horizontal, radians.
