@@ -91,22 +91,22 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'batching': 'vmap',
       'hidden': (),  # of policy and value
       'discriminator': (16,),
-      'iterations': 40,
-      'episodes': 6,
+      'iterations': 80,
+      'episodes': 8,
       'horizon': 40,
-      'gamma': 0.99,
-      'lam': 0.99,
+      'gamma': 0.7,
+      'lam': 0.7,
       'epsilon': 0.2,
-      'max_kl': 0.2,
+      'max_kl': 0.1,
       'damping': 0.1,
       'cg_steps': 5,
       'line_steps': 4,
-      'rate': 0.05,
+      'rate': 0.03,
     }
   )
   # common: all learners play with the same random numbers.
   config.play = ml_collections.ConfigDict({'episodes': 16, 'epsilon': 0.05, 'max_steps': 200, 'common': False})
-  config.curve = ml_collections.ConfigDict({'fractions': (0.1, 0.3, 0.5, 0.7, 0.9), 'learners': 8})
+  config.curve = ml_collections.ConfigDict({'fractions': (0.1, 0.25, 0.5, 0.75, 0.9), 'learners': 5})
   config.permutations = 999  # of the equality test
   config.report = ml_collections.ConfigDict({'log': ''})  # a folder of logs that keep every mask's return, or none
   config.log_every = 1
@@ -154,12 +154,14 @@ def _atari(game):
 
   def change(config):
     config.environment, config.seeds = game, 1
-    config.demos.update({'source': 'npz', 'episodes': 20, 'length': 1000})
+    source = 'expert' if game == 'breakout' else 'npz'
+    config.demos.update({'source': source, 'episodes': 20, 'length': 1000, 'noise': 0.0})
     config.mask.block = 10
     config.bc.update(
       {
         'masks': 700,
         'chunk': 10,
+        'batching': 'map',
         'network': 'nature',
         'optimizer': 'adam',
         'learning_rate': 1e-3,
@@ -194,6 +196,8 @@ def _atari(game):
         'iterations': 2000,
         'episodes': 10,
         'horizon': 1000,
+        'gamma': 0.99,
+        'lam': 0.99,
         'epsilon': 0.01,
         'max_kl': 0.01,
         'cg_steps': 10,

@@ -19,7 +19,7 @@ from jaxpapers.r2rise.bco import BcoOptions, bco
 from jaxpapers.r2rise.environments import Environment
 from jaxpapers.r2rise.gail import GailNets, GailOptions, flat_features, gail
 from jaxpapers.r2rise.importance import ESTIMATORS
-from jaxpapers.r2rise.learners import Learner, make_frames
+from jaxpapers.r2rise.learners import BATCHINGS, Learner, make_frames
 from jaxpapers.r2rise.masks import check_chunk
 from jaxpapers.r2rise.model import Mlp, NatureCnn, Table
 from jaxpapers.r2rise.problem import make_problem
@@ -113,6 +113,7 @@ def _plan(config, name: str, masks: MaskPlan, truth: np.ndarray | None) -> Plan:
     check_chunk(options.masks, options.chunk, masks.antithetic)
   except ValueError as error:
     raise ValueError(f'config.{name}: {error}') from error
+  _known(options.batching, BATCHINGS, f'config.{name}.batching')
   if masks.smooth and options.get('sampling') == 'permute':
     raise ValueError(f"config.{name}.sampling='permute' takes frames or leaves them: smooth masks need iid or full.")
   points = [(order, float(f)) for order in ORDERS for f in config.curve.fractions] + [('all', 1.0)]

@@ -1,89 +1,162 @@
-"""The map does not depend on chunks; bad input is named; the whole program runs."""
+"""The whole program: settings, devices, interruption, logs, and the report's numbers."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import r2rise as config_module
 from jaxpapers import r2rise
 from jaxpapers.engine import UserError
-from jaxpapers.r2rise import experiment
+from jaxpapers.r2rise import experiment, summary
 
 ROOT = Path(__file__).resolve().parents[2]
-RNG = np.random.default_rng(0)
-MASKS = RNG.random((24, 6)) < 0.5
-RETURNS = RNG.normal(size=24) + 3.0
+BC_ONLY = "--config.learners=('bc',)"
 
 
-@pytest.mark.parametrize('size', [1, 3, 24])
-def test_sums_of_chunks_and_of_merged_hosts_are_those_of_all_masks(size):
-  want = r2rise.importance_map(MASKS, RETURNS)
-  streamed = r2rise.importance_init(6)
-  for start in range(0, 24, size):
-    streamed = r2rise.importance_update(streamed, MASKS[start : start + size], RETURNS[start : start + size])
-  hosts = r2rise.importance_init(6)
-  for host in range(4):
-    part = r2rise.importance_update(r2rise.importance_init(6), MASKS[host::4], RETURNS[host::4])
-    hosts = r2rise.importance_merge(hosts, part)
-  for stats in (streamed, hosts):
-    for got, value in zip(r2rise.finalise(stats), want, strict=True):
-      np.testing.assert_allclose(got, value, atol=1e-10)
+def start(workdir, *arguments, devices=1):
+  flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
+  command = [sys.executable, 'launch/train.py', '--config=configs/r2rise.py:test', f'--workdir={workdir}', *arguments]
+  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
-def test_masks_depend_on_their_number_alone():
-  key = jax.random.key(3)
-  whole = r2rise.sample_cells(key, jnp.arange(400), 2, 10, 0.3)
-  np.testing.assert_array_equal(whole[7:10], r2rise.sample_cells(key, jnp.arange(7, 10), 2, 10, 0.3))
-  assert abs(float(whole.mean()) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / whole.size)
+def finish(process, code=0):
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == code, output[-3000:]
+  return output
 
 
-def test_contrast_ignores_a_constant_and_the_raw_sum_does_not():
-  for name, equal in (('contrast', True), ('raw_sum', False)):
-    a, b = (r2rise.importance_map(MASKS, RETURNS + c, name).value for c in (0.0, 100.0))
-    assert np.array_equal(np.argsort(a), np.argsort(b)) == equal
+def maps(workdir):
+  with np.load(workdir / 'report' / 'map.npz') as data:
+    return {name: data[name] for name in data}
+
+
+def assert_equal_maps(got, want):
+  """What BC found, bit by bit: it does not depend on the other learners."""
+  names = [name for name in want if name.startswith('bc/')]
+  assert len(names) == 5
+  for name in names:
+    np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The test variant on one device, with logs."""
+  folder = tmp_path_factory.mktemp('run')
+  finish(start(folder, f'--config.report.log={folder}/log'))
+  return folder
+
+
+def test_the_test_variant_answers_the_three_questions(run):
+  results = json.loads((run / 'report' / 'results.json').read_text())
+  bc = results['final']['bc']
+  assert bc['map/auc_all_masks'] > 0.7 and bc['map/masks'] == 64 and bc['map/equality_p'] <= 0.05
+  assert bc['curve/top'] > bc['curve/bottom'] and bc['curve/all'] > bc['curve/bottom']
+  assert bc['map/auc_contrast'] == pytest.approx(bc['map/auc_contrast_plus_100'])
+  agreement = results['agreement']
+  assert agreement['names'] == ['bc', 'bco', 'gail'] and np.shape(agreement['spearman']) == (3, 3)
+  assert (run / 'report' / 'index.html').stat().st_size > 1000
+
+
+def test_saved_maps_are_read_back(run):
+  path, saved = run / 'report' / 'map.npz', maps(run)
+  assert saved['truth'].shape == (2, 6) and saved['gail/seed_maps'].shape == (2, 2, 6)
+  for name in ('bc', 'bco', 'gail'):
+    np.testing.assert_array_equal(summary.load_map(path, name), saved[f'{name}/map'])
+  with pytest.raises(ValueError, match=r"no map of 'dagger'; it holds: bc, bco, gail"):
+    summary.load_map(path, 'dagger')
+
+
+def test_four_devices_make_the_same_map(tmp_path, run):
+  output = finish(start(tmp_path, BC_ONLY, devices=4))
+  assert 'on 4 x cpu' in output
+  assert_equal_maps(maps(tmp_path), maps(run))
+
+
+def test_a_killed_run_ends_in_the_same_maps_and_redoes_only_the_torn_chunk(tmp_path, run):
+  """Killed after two chunks, its log torn in the third line and its newest checkpoint lost."""
+  complete = (run / 'log' / 'bc.jsonl').read_bytes()
+  log = tmp_path / 'log' / 'bc.jsonl'
+  arguments = (BC_ONLY, f'--config.report.log={tmp_path}/log')
+  process = start(tmp_path, *arguments)
+  end = time.monotonic() + 120
+  while not (log.exists() and log.read_bytes().count(b'\n') >= 3):
+    assert time.monotonic() < end and process.poll() is None, 'no chunk was trained'
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  lines = log.read_bytes().splitlines(keepends=True)
+  assert complete.startswith(b''.join(lines[:3]))
+  torn = b''.join(lines[:2]) + lines[2][:30]
+  log.write_bytes(torn)
+  finish(start(tmp_path, *arguments))
+  assert_equal_maps(maps(tmp_path), maps(run))
+  assert log.read_bytes().startswith(torn + b'\n')
+  about = json.loads(complete.splitlines()[0])['about']
+  assert r2rise.ReturnsLog(str(log), about).known == r2rise.ReturnsLog(str(run / 'log' / 'bc.jsonl'), about).known
 
 
 @pytest.mark.parametrize(
   'field, value, message',
   [
-    ('keep', 1.0, 'p=1.0'),
-    ('block', 7, 'block=7'),
-    ('masks', 0, 'config.masks=0'),
+    ('mask.keep', 1.0, 'p=1.0'),
+    ('mask.block', 7, 'block=7'),
+    ('bc.masks', 1, 'config.bc: masks=1'),
+    ('bc.chunk', 3, 'config.bc: chunk=3'),
+    ('bc.network', 'resnet', "config.bc.network='resnet'"),
+    ('bc.optimizer', 'lion', "config.bc.optimizer='lion'"),
+    ('bc.sampling', 'best', "sampling='best'"),
+    ('bco.pair_mask', 'second', "pair_mask='second'"),
+    ('learners', ('bc', 'dagger'), "config.learners='dagger'"),
+    ('learners', ('bc', 'bc'), 'none twice'),
     ('estimator', 'mean', "config.estimator='mean'"),
-    ('env', 'chess', "config.env='chess'"),
+    ('estimator', 'antithetic', 'mask.antithetic=True'),
+    ('environment', 'chess', 'chess'),
+    ('seeds', 0, 'config.seeds=0'),
+    ('stop.target', 1.0, 'config.stop.target=1.0'),
+    ('play.epsilon', 1.5, 'config.play.epsilon=1.5'),
+    ('curve.fractions', (0.5, 1.0), 'config.curve.fractions holds 1.0'),
+    ('curve.learners', 1, 'at least 2 learners'),
+    ('bc.batching', 'loop', "batching='loop'"),
   ],
 )
 def test_wrong_settings_are_named(field, value, message):
   config = config_module.get_config('test')
-  config[field] = value
+  config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=message):
     experiment.experiment(config)
 
 
-def test_wrong_demonstrations_and_returns_are_named():
+def test_soft_masks_need_a_sampling_that_weighs():
+  config = config_module.get_config('test')
+  config.mask.smooth, config.bc.sampling = True, 'permute'
+  with pytest.raises(UserError, match=r"config.bc.sampling='permute'"):
+    experiment.experiment(config)
+
+
+@pytest.mark.parametrize('name', ['default', 'test', 'breakout10'])
+def test_every_variant_of_own_games_can_be_built(name):
+  config = config_module.get_config(name)
+  stages = experiment.experiment(config).stages
+  assert [stage.name for stage in stages] == list(config.learners)
+
+
+def test_wrong_demonstrations_are_named():
   observations, actions = np.zeros((1, 3, 2), np.float32), np.zeros((1, 3), int)
-  with pytest.raises(ValueError, match='actions hold 4'):
+  with pytest.raises(ValueError, match='actions hold 4 at trajectory 0, frame 0'):
     r2rise.make_demonstrations(observations, actions + 4, num_actions=4)
+  with pytest.raises(ValueError, match='actions hold -1'):
+    r2rise.make_demonstrations(observations, actions - 1, num_actions=4)
   with pytest.raises(ValueError, match='one action per observation'):
     r2rise.make_demonstrations(observations, actions[:, :2])
   with pytest.raises(ValueError, match='NaN or infinity at trajectory 0, frame 0'):
     r2rise.make_demonstrations(observations * np.nan, actions)
-  with pytest.raises(ValueError, match='return of mask 5'):
-    r2rise.importance_map(MASKS, np.where(np.arange(24) == 5, np.nan, RETURNS))
-
-
-def test_the_test_variant_runs_from_end_to_end(tmp_path):
-  command = [sys.executable, 'launch/train.py', '--config=configs/r2rise.py:test', f'--workdir={tmp_path}/run']
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
-  assert done.returncode == 0, done.stderr[-3000:]
-  final = json.loads((tmp_path / 'run' / 'report' / 'results.json').read_text())['final']
-  assert final['map']['map/auc'] > 0.6
-  assert final['curve']['curve/top'] > final['curve']['curve/bottom']
-  assert np.load(tmp_path / 'run' / 'report' / 'map.npz')['map'].shape == (2, 6)
+  with pytest.raises(ValueError, match='empty'):
+    r2rise.make_demonstrations(observations[:, :0], actions[:, :0])
