@@ -34,6 +34,7 @@ _WHERE = {
   'choose_neurons': 'trigger',
   'TriggerOptions': 'trigger',
   'update_trigger': 'trigger',
+  'update_invisible': 'invisible',
   'clip_trigger': 'trigger',
   'round_trigger': 'trigger',
   'attack_rates': 'victims',

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpapers.doorping import dd, matching, model, trigger
+from jaxpapers.doorping import dd, invisible, matching, model, trigger
 from jaxpapers.engine.measure import program_flops
 from tests.doorping.quick import jit
 
@@ -197,3 +197,23 @@ def test_parameters_and_multiply_adds(net, channels, parameters, macs):
 def test_rows_in_the_distance(net, rows):
   params = jax.eval_shape(lambda: model.init_params(net, jax.random.key(0), (32, 32, 3)))
   assert sum(leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim > 1) == rows
+
+
+def test_invisible_raises_the_activation_and_pulls_what_is_far_from_black():
+  mean, std = np.full(1, 0.3, np.float32), np.full(1, 0.05, np.float32)
+  image = jax.random.normal(jax.random.key(3), (1, *SHAPE)).at[0, 0, 0].set(30.0)
+  params = params_of(0)
+
+  @jit
+  def update(image):
+    kernel = params['params']['hidden']['kernel']
+    penultimate = functools.partial(NET.apply, method='penultimate')
+    options = invisible.DC._replace(topk=20)
+    return invisible.update_invisible(penultimate, params, kernel, image, mean, std, options)
+
+  got = update(image)
+  # The published loss, whose target moves along, can only lower it.
+  assert got.after.mean() > 1.5 * got.before.mean() > 0.0
+  # The bright corner is 36 from black, and 20 are free at first.
+  assert got.trigger[0, 0, 0, 0] < 25.0 and np.any(np.abs(got.trigger - image)[0, 4:] > 0.5)
+  np.testing.assert_array_equal(invisible.add(jnp.ones((2, *SHAPE)), image), 1.0 + jnp.concatenate([image] * 2))
