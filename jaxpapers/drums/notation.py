@@ -4,6 +4,7 @@ A grid is [steps, 6] bool, one row a sixteenth note, columns INSTRUMENTS. A line
 the most significant bit; its text is six characters, `o` a hit and `-` a rest. Text is made for language models only.
 """
 
+import re
 from typing import NamedTuple
 
 import chex
@@ -18,6 +19,7 @@ LINES = 64
 SHORTEST = 129
 SEP, END = 'SEP\n', 'END'
 
+_SEP_LINE = re.compile(f'^{SEP}', re.MULTILINE)
 _HIT, _REST, _BREAK = ord('o'), ord('-'), ord('\n')
 _BITS = np.unpackbits(np.arange(LINES, dtype=np.uint8)[:, None], axis=1)[:, 2:].astype(bool)
 LINE_TEXT = np.concatenate([np.where(_BITS, _HIT, _REST), np.full((LINES, 1), _BREAK)], axis=1).astype(np.uint8)
@@ -124,7 +126,7 @@ def _parse_legal(text: str) -> np.ndarray | None:
   """The grid of a text in which every line is legal, else None."""
   if not text.isascii():
     return None
-  text = text.replace(SEP, '')
+  text = _SEP_LINE.sub('', text)
   if text and not text.endswith('\n'):
     text += '\n'
   if len(text) % LINE_TEXT.shape[1]:

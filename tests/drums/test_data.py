@@ -65,6 +65,14 @@ def test_other_signatures_are_left_out_unless_wanted(bundled):
   assert [len(several) for several in waltz.values()] == [4, 1, 0]
 
 
+def test_a_record_has_more_than_eight_measures(bundled):
+  grid = np.zeros((256, 6), bool)
+  grooves = [bundled[0]._replace(name=f'x{n}', grid=grid.copy()) for n in (7, 8)]
+  for silent, groove in zip((8, 7), grooves, strict=True):
+    groove.grid[16 * silent :, 3] = True
+  assert [(g.name, len(g.grid)) for g in data.records(grooves)['train']] == [('x8', 144)]
+
+
 ROWS = [
   ('drummer1', 'session1', 1, 'funk', 'beat', '4-4', 'train'),
   ('drummer1', 'session1', 2, 'funk', 'fill', '4-4', 'train'),

@@ -147,14 +147,20 @@ def test_the_largest_change_tells_fills_in_all_corpora_together():
 
 def test_published_files_of_ones_own(tmp_path):
   path = tmp_path / 'notes.csv'
-  path.write_text('version,drummer,name,pattern,fill,short\nv2,ada,x,Chaotic,x,\nv2,ada,y,-,-,-\nv1,ada,z,None,,4\n')
+  path.write_text(
+    'version,drummer,name,pattern,fill,short\nv2,ada,x,Chaotic,x,\nv2,ada,y,-,-,-\nv2,human,w,None,,2\nv1,ada,z,None,,4\n'
+  )
   notes = published.read_notes(path)
-  assert notes == [('ada', 'x', 'chaotic', True, False), ('ada', 'y', 'not rated', None, None)]
+  assert notes == [
+    ('ada', 'x', 'chaotic', True, False),
+    ('ada', 'y', 'not rated', None, None),
+    ('human', 'w', 'none', False, True),
+  ]
   assert published.tabulate(notes) == Counter(
-    {'consistent': 0, 'repetitive': 0, 'chaotic': 1, 'none': 0, 'not rated': 1, 'fill': 1, 'fill rated': 1, 'short': 0}
+    {'consistent': 0, 'repetitive': 0, 'chaotic': 1, 'none': 1, 'not rated': 1, 'fill': 1, 'fill rated': 2, 'short': 1}
   )
   with pytest.raises(ValueError, match='with a fill and grooves without'):
-    published.fill_auc(notes, {('ada', 'x'): np.array([1]), ('ada', 'y'): np.array([1])})
+    published.fill_auc(notes[:2], {('ada', 'x'): np.array([1]), ('ada', 'y'): np.array([1])})
   path.write_text('a,version\n1,v2\n')
   with pytest.raises(UserError, match="lacks 'drummer'"):
     published.read_notes(path)

@@ -89,6 +89,12 @@ def test_illegal_lines_are_repaired_and_reported(text, fault, row):
     notation.parse('o----o\n' + text, strict=True)
 
 
+def test_separators_are_whole_lines():
+  parsed = notation.parse('oooSEP\nooo\n')
+  assert parsed.repaired == 2 and notation.to_text(parsed.grid) == 'ooo---\nooo---\n'
+  assert notation.parse('SEP\nSEP\no-----\nSEP', strict=True).grid.sum() == 1
+
+
 def test_what_is_accepted_as_it_is():
   assert notation.parse('').grid.shape == (0, 6)
   assert notation.parse('END', strict=True).ended and not len(notation.parse('END').grid)
@@ -96,12 +102,17 @@ def test_what_is_accepted_as_it_is():
   assert notation.to_text(windows.grid) == 'o-----\n-o----\n' and windows.ended
   blank = notation.parse('\no-----\n\n-o----')
   assert (blank.blank, blank.repaired) == (2, 0) and len(blank.grid) == 2
+  assert notation.parse('o-----\n\n').blank == 1 and notation.parse('o--\n').blank == 0
   cut = notation.parse('o-----\n--END-\noooooo\n')
   assert cut.ended and cut.repaired == 1 and notation.to_text(cut.grid) == 'o-----\n------\n'
 
 
 @settings(max_examples=200)
-@given(st.text(st.sampled_from('o-\n\r SEPNDxé\u2028'), max_size=60))
+@given(
+  st.lists(st.sampled_from([*'o-\n\r SEPNDxé\u2028', 'oo----', 'SEP', 'ooo', 'SEP\n', '------\n']), max_size=40).map(
+    ''.join
+  )
+)
 def test_no_line_is_lost(text):
   parsed = notation.parse(text)
   body = text.replace('\r\n', '\n').split('END')[0]

@@ -72,9 +72,13 @@ def test_piano_roll_has_a_mark_for_every_hit():
 
 
 def test_curves_and_bars_show_the_numbers():
-  curves = {'a': [np.array([1, 2, 3]), np.array([3, 4])], 'none': [np.zeros(0)], 'high': [np.array([60])]}
+  curves = {
+    'a': [np.array([1, 2, 3]), np.array([3, 4]), np.array([8, 9])],
+    'none': [np.zeros(0)],
+    'high': [np.array([60])],
+  }
   axis = figures.stability_curves(curves).axes[0]
-  assert axis.lines[0].get_ydata().tolist() == [2, 3, 3] and axis.lines[0].get_xdata().tolist() == [2, 3, 4]
+  assert axis.lines[0].get_ydata().tolist() == [4, 5, 3] and axis.lines[0].get_xdata().tolist() == [2, 3, 4]
   assert len(axis.lines) == 2 and axis.get_ylim()[1] >= 60
   axis = figures.duplicates({'train': {'ada': {0: 3, 2: 1}}}).axes[0]
   assert [bar.get_height() for bar in axis.patches] == [0.75, 0, 0.25]
