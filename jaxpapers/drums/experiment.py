@@ -165,9 +165,10 @@ def _model(config: ml_collections.ConfigDict, weights: bool = True) -> Model:
       return _started(config, model, weights)
     found = gguf.language_model(config.model.weights)
     return Model(found.architecture, found.tokenizer, found.variables['params'])
-  if not config.model.name.endswith(('gpt2',)) and not config.model.name.startswith('gpt2'):
+  shape = _architecture(config)
+  if shape.family != 'gpt2':
     raise ValueError(f'No tokenizer of {config.model.name} is at hand: import its weights and call the functions.')
-  model = Model(_architecture(config), gpt2_tokenizer(), None)
+  model = Model(shape, gpt2_tokenizer(), None)
   if not config.init_from and weights:
     raise ValueError(
       f'{config.model.name} needs its released weights: python launch/import_weights.py '

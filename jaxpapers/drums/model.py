@@ -111,7 +111,7 @@ class Decoder(nn.Module):
     tokens = nn.Embed(a.vocabulary, a.width, embedding_init=nn.initializers.normal(0.02), name='tokens')
     x = tokens(ids).astype(self.dtype)
     if a.family == 'gpt2':
-      table = self.param('positions', nn.initializers.normal(0.02), (a.context, a.width))
+      table = jnp.asarray(self.param('positions', nn.initializers.normal(0.02), (a.context, a.width)))
       x = x + table[positions].astype(self.dtype)
     rate = self.dropout if train else 0.0
     x = nn.Dropout(rate, deterministic=not rate)(x)
@@ -131,10 +131,11 @@ class Decoder(nn.Module):
     if hidden:
       states = jnp.concatenate([first[None], states[:-1], x[None]])
     if a.tied:
-      matrix = tokens.embedding if vocabulary is None else tokens.embedding[vocabulary]
+      matrix = tokens.embedding
     else:
       matrix = self.param('head', nn.initializers.normal(0.02), (a.vocabulary, a.width))
-      matrix = matrix if vocabulary is None else matrix[vocabulary]
+    matrix = jnp.asarray(matrix)
+    matrix = matrix if vocabulary is None else matrix[vocabulary]
     logits = jnp.einsum('btd,vd->btv', x, matrix.astype(x.dtype), preferred_element_type=jnp.float32)
     return Output(logits, cache and cache._replace(store=store), states if hidden else None)
 

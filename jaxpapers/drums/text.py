@@ -1,6 +1,7 @@
 """English for pre-training without a download: the documentation of Python's standard library."""
 
 import ast
+import re
 import sysconfig
 from pathlib import Path
 
@@ -29,12 +30,7 @@ def documentation() -> str:
 
 def shuffle_words(text: str, seed: int) -> str:
   """The same words between the same white space, in another order: letters and words stay, sentences go."""
-  pieces, start, inside = [], 0, False
-  for place, letter in enumerate(text):
-    if letter.isspace() == inside:
-      pieces.append(text[start:place])
-      start, inside = place, not inside
-  pieces.append(text[start:])
+  pieces = re.split(r'(\s+)', text)
   words = pieces[0::2]
   order = np.random.default_rng(seed).permutation(len(words))
   pieces[0::2] = [words[index] for index in order]

@@ -108,9 +108,9 @@ def text_windows(text: str, tokenizer: Tokenizer, length: int) -> Examples:
     ValueError: for a text shorter than one piece.
   """
   ids = np.array(tokenizer.encode(text), np.int32)
-  ids = ids[: len(ids) // length * length].reshape(-1, length)
-  if not len(ids):
+  if len(ids) < length:
     raise ValueError(f'The text has fewer than {length} tokens.')
+  ids = ids[: len(ids) // length * length].reshape(-1, length)
   return Examples(ids, np.ones((len(ids), length - 1), np.float32), np.zeros(len(ids), np.int32))
 
 
