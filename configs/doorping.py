@@ -181,9 +181,9 @@ def _test(config):
   _default(config)
   config.attacks = ('clean', 'doorping')
   config.seeds = 1
-  config.network.update({'width': 4, 'depth': 2})
+  config.network.update({'width': 4, 'depth': 1})
   config.trigger.max_steps = 10
   config.distill.update({'ipc': 3, 'iterations': 4, 'outer': 2, 'inner': 2, 'real_batch': 4})
   config.victims.update({'count': 1, 'epochs': 3, 'epochs_per_step': 2})
-  config.curve.every = 0
+  config.curve.every = 4
   config.defences.enabled = False

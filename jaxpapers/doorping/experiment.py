@@ -256,9 +256,8 @@ class _Run:
       trained = victims.Victim(params, {})
       return victim_lanes.VictimState(jnp.ones((), jnp.int32), trained, sets, triggers)
     start = lanes.real_start(self.images, self.config.distill.ipc, numbers, self.config.seed)
-    sets = jnp.concatenate(
-      [distilled.distilled.images, self.problem.pool(start.reshape(-1)).reshape(len(numbers), -1, *self.shape)]
-    )
+    real_sets = self.problem.pool(start.reshape(-1)).reshape(len(numbers), len(self.labels), *self.shape)
+    sets = jnp.concatenate([distilled.distilled.images, real_sets])
     return victim_lanes.start(
       self.victim_problem.init, sets, distilled.distilled.trigger, jnp.concatenate([seeds, numbers]), count, key
     )
