@@ -14,6 +14,12 @@ python launch/train.py --config=configs/reliant.py:bail --config.data.dir=FOLDER
 python launch/train.py --config=configs/reliant.py:csv --config.data.table=people.csv --config.data.edges=edges.txt
     --config.data.label=paid --config.data.sensitive=minor
   Your own table; without edges, similar rows are joined.
+
+python launch/train.py --config=configs/reliant.py:bail --config.data.dir=FOLDER --config.teacher_outputs=output.txt
+  Students of a teacher whose outputs a program of the authors wrote.
+
+python launch/benchmark.py --config=configs/reliant.py:benchmark --config.data.dir=FOLDER --peer=torch_geometric
+  Epochs of teacher and students beside PyTorch Geometric's GCN; python -m jaxpapers.reliant.throughput gives ratios.
 """
 
 import ml_collections
@@ -30,6 +36,8 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   config.epochs_per_step = 25  # epochs that one call of the compiled program runs
   config.framework = 'cpf'  # or akd
   config.teacher = 'gcn'  # gcn, sage, gat, appnp or sgc
+  # A file of outputs in the teacher's place: CPF's output.txt or preds.txt, GraphAKD's .pth.tar, or an npz of the same.
+  config.teacher_outputs = ''
   config.metric = 'sp'  # or eo
   config.proxy = 'learned'  # none, fixed or learned
   config.proxy_columns = 'append'  # or replace_last, as the authors' CPF code does
@@ -69,6 +77,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
     {
       'default': _default,
       'test': _test,
+      'benchmark': _benchmark,
       'bail': _bail,
       'credit': _credit,
       'dblp': _dblp,
@@ -95,6 +104,13 @@ def _test(config):
   config.teacher_training.epochs = 40
   config.student.update({'epochs': 20, 'num_layers': 4, 'hidden': 8})
   config.sweep = (4.0,)
+
+
+def _benchmark(config):
+  """One step is one epoch of one seed: for launch/benchmark.py."""
+  config.epochs_per_step = 1
+  config.ablation = False
+  config.proxy_columns = 'replace_last'
 
 
 def _recipe(config, dataset):

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpapers.engine import Evaluation, Experiment, Stage, UserError
 from jaxpapers.engine.parallel import make_mesh
-from jaxpapers.reliant import data, evaluation, model, official, problem, replicas, report, training
+from jaxpapers.reliant import data, evaluation, model, official, outputs, problem, replicas, report, trace, training
 from jaxpapers.reliant.proxies import input_width, without_replaced_columns
 from jaxpapers.reliant.sampling import Sampler
 
@@ -59,6 +59,21 @@ def import_variables(config: ml_collections.ConfigDict, state: Mapping[str, np.n
   return {'params': stacked, 'best': best}
 
 
+def datasets(config: ml_collections.ConfigDict) -> list[data.Dataset]:
+  """One graph for all seeds, or with the block model one each; a folder alone means bail.
+
+  Raises:
+    ValueError, FileNotFoundError: for data that cannot be read.
+  """
+  options = config.data
+  if options.dataset == 'csv':
+    names = ('table', 'edges', 'label', 'sensitive')
+    return [data.load_csv(*(options[name] for name in names), normalize=options.normalize)]
+  if options.dataset == 'blockmodel' and not options.dir:
+    return [data.load('blockmodel', seed=config.seed + s) for s in range(config.seeds)]
+  return [data.load('bail' if options.dataset == 'blockmodel' else options.dataset, options.dir)]
+
+
 class _Run:
   """The settings, checked, and the data."""
 
@@ -72,11 +87,13 @@ class _Run:
     if config.seeds < 1:
       raise ValueError(f'config.seeds={config.seeds} must be at least 1.')
     self.metrics = tuple(dict.fromkeys((config.metric, *config.also_metrics)))
-    self.sets = self._load()
+    self.sets = datasets(config)
     self.nodes = len(self.sets[0].x)
     input_width(self.sets[0].x.shape[1], config.proxy, config.proxy_columns)
-    make = TEACHERS[config.teacher][0]
-    self.teacher = make()
+    self.given = None
+    self.teacher = TEACHERS[config.teacher][0]()
+    if config.teacher_outputs:
+      self._take_outputs()
     self.how = config.replicas
     if self.how == 'auto':
       self.how = 'map' if jax.default_backend() == 'cpu' else 'vmap'
@@ -91,17 +108,15 @@ class _Run:
     if len(self.problems) == 1:
       self.copies = self.problems * make_mesh(config.mesh).shape['data']
 
-  def _load(self) -> list[data.Dataset]:
-    options = self.config.data
-    if options.dataset == 'csv':
-      names = ('table', 'edges', 'label', 'sensitive')
-      return [data.load_csv(*(options[name] for name in names), normalize=options.normalize)]
-    dataset = options.dataset
-    if dataset == 'blockmodel' and options.dir:
-      dataset = 'bail'
-    if dataset == 'blockmodel':
-      return [data.load(dataset, seed=self.config.seed + s) for s in range(self.config.seeds)]
-    return [data.load(dataset, options.dir)]
+  def _take_outputs(self) -> None:
+    """A file takes the teacher's place."""
+    if len(self.sets) > 1:
+      raise ValueError(
+        'config.teacher_outputs belong to one graph, but the block model has one per seed: use config.seeds=1.'
+      )
+    akd = self.config.framework == 'akd'
+    self.given = outputs.read_outputs(self.config.teacher_outputs, self.nodes, _CLASSES, need_embedding=akd)
+    self.teacher = outputs.as_model(self.given)
 
   def _problem(self, loaded: data.Dataset, x: np.ndarray | None = None) -> problem.Problem:
     return problem.make_problem(
@@ -119,7 +134,7 @@ class _Run:
   def experiment(self) -> Experiment:
     config = self.config
     whole = problem.stacked(self.copies)
-    stages, grids, applies = [], {}, {}
+    stages, grids, applies, moments = [], {}, {}, ()
 
     def add(name, trained, apply, grid, epochs, batch, targets, seen):
       per_step = min(config.epochs_per_step, epochs)
@@ -133,21 +148,14 @@ class _Run:
       grids[name], applies[name] = grid, (predict, seen)
 
     single = replicas.Grid(config.seeds, self.points[:1], self.metrics, self.how)
-    rate, decay = TEACHERS[config.teacher][1:]
-    options = config.teacher_training
     sampled = config.sampling.batch_size > 0
+    trained, epochs = self._teacher_training(sampled)
     add(
       'teacher',
-      training.teacher_training(
-        self.teacher,
-        training.coupled_adam(options.learning_rate or rate, options.weight_decay or decay),
-        classes=_CLASSES,
-        nodes=self.nodes,
-        selection=training.Selection('last' if sampled else 'accuracy', options.patience),
-      ),
+      trained,
       lambda params, graph: self.teacher.apply(params, graph, None),
       single,
-      options.epochs,
+      epochs,
       self._batches(whole, self.sets[0].splits.train),
       None,
       whole,
@@ -168,14 +176,32 @@ class _Run:
         parts = [self._problem(d, without_replaced_columns(d.x)) for d in self.sets]
         seen = problem.stacked(parts * (len(self.copies) // len(parts)))
       trained, apply, epochs = self._student(kind, sampled)
+      if kind == 'learned':
+        moments = trace.moments(epochs)
+        trained = trace.traced(trained, moments)
       batch = self._batches(seen, everyone)
       add(name, trained, apply, grid, epochs, batch, functools.partial(self._targets, sampled), seen)
 
     def draw(states: Mapping[str, Any], page: Any) -> None:
       columns = tuple(self.sets[0].features[-2:]) if config.proxy_columns == 'replace_last' else ()
-      report.draw(states, page, report.Context(self.sets, grids, applies, columns, config.epochs_per_step))
+      report.draw(states, page, report.Context(self.sets, grids, applies, columns, config.epochs_per_step, moments))
 
     return Experiment(stages, draw)
+
+  def _teacher_training(self, sampled: bool) -> tuple[training.Training, int]:
+    """Training of the teacher and its number of epochs; a given one needs none, but has a stage all the same."""
+    if self.given is not None:
+      return outputs.untrained(self.teacher), 1
+    options = self.config.teacher_training
+    rate, decay = TEACHERS[self.config.teacher][1:]
+    trained = training.teacher_training(
+      self.teacher,
+      training.coupled_adam(options.learning_rate or rate, options.weight_decay or decay),
+      classes=_CLASSES,
+      nodes=self.nodes,
+      selection=training.Selection('last' if sampled else 'accuracy', options.patience),
+    )
+    return trained, options.epochs
 
   def _batches(self, whole: problem.Problem, candidates: np.ndarray) -> Callable[[int], problem.Problem]:
     options, count = self.config.sampling, len(self.copies)

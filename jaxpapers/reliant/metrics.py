@@ -74,6 +74,33 @@ def summary(
   }
 
 
+def group_confusion(
+  probabilities: np.ndarray, labels: np.ndarray, sensitive: np.ndarray, positive: int = 1
+) -> np.ndarray:
+  """Shares of a group by label and prediction, [2 groups, 2 labels, 2 predictions]; 1 is the positive class.
+
+  Args:
+    probabilities: [n, C].
+    labels: [n].
+    sensitive: [n]; values other than 0 and 1 are in neither group.
+    positive: that class.
+
+  Returns:
+    Each group's four shares add up to 1; NaN, with a MissingGroupWarning, for an empty group.
+  """
+  truth, predicted = np.asarray(labels) == positive, predictions(probabilities) == positive
+  shares = np.full((2, 2, 2), np.nan)
+  for group in (0, 1):
+    mine = np.asarray(sensitive) == group
+    if not mine.any():
+      warnings.warn(f'No node has sensitive value {group}.', MissingGroupWarning, stacklevel=2)
+      continue
+    counts = np.zeros((2, 2))
+    np.add.at(counts, (truth[mine].astype(int), predicted[mine].astype(int)), 1.0)
+    shares[group] = counts / mine.sum()
+  return shares
+
+
 def agreement(probabilities: np.ndarray, teacher: np.ndarray) -> float:
   """Share of nodes on which student and teacher predict the same class."""
   return float(np.mean(predictions(probabilities) == predictions(teacher)))

@@ -353,7 +353,10 @@ def _proxy_update(model, optimizer, inputs, params, opt_state, problem, key, kno
 
 
 def repeated(epoch: Callable[..., tuple[TrainState, Metrics]], count: int) -> Callable[..., tuple[TrainState, Metrics]]:
-  """`count` epochs in one call, each with a key of its own; the metrics are those of the last."""
+  """`count` epochs in one call, each with a key of its own.
+
+  Metrics are means over them, as dropout makes those of one epoch noisy; of validation, those of the last.
+  """
 
   @functools.wraps(epoch)
   def run(state, problem, key, knobs=None):
@@ -361,6 +364,6 @@ def repeated(epoch: Callable[..., tuple[TrainState, Metrics]], count: int) -> Ca
       return epoch(state, problem, jax.random.fold_in(key, index), knobs)
 
     state, metrics = jax.lax.scan(body, state, jnp.arange(count))
-    return state, jax.tree.map(lambda x: x[-1], metrics)
+    return state, {name: x[-1] if name.startswith('val_') else x.mean() for name, x in metrics.items()}
 
   return run

@@ -170,7 +170,7 @@ def cpf_steps(arrays, meta, path):
   weights = {'student': imported('plp', group(arrays, 'param'))}
   if kind != 'none':
     weights['proxy'] = jnp.asarray(arrays['input/proxy'])
-  state = started(trained, problem, targets, weights, {'student': meta})
+  state = started(trained, problem, targets, weights)
   knobs = training.Knobs(jnp.float32(meta['alpha']), jnp.int32(0))
   epoch = jax.jit(trained.epoch)
   rows, judged = [], []
@@ -199,11 +199,14 @@ def cpf_steps(arrays, meta, path):
   yield Check('log_probs', jax.nn.log_softmax(logits), arrays['output/eval_log_probs'], 5e-5)
 
 
-def started(trained, problem, targets, weights, _):
-  """A state as `init` makes it, with the file's weights; the optimizer's state does not depend on them."""
-  state = jax.jit(trained.init)(jax.random.key(0), problem, targets)
+def started(trained, problem, targets, weights):
+  """A state as `init` makes it, with the file's weights; Adam starts at zeros, whatever the weights."""
+  state = jax.eval_shape(trained.init, jax.random.key(0), problem, targets)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.step, state.opt_state))
   best = selection.first_best({k: v for k, v in weights.items() if k != 'discriminators'})
-  return state.replace(params=weights, model_state={'best': best, 'targets': targets})
+  return state.replace(
+    step=zeros[0], params=weights, opt_state=zeros[1], model_state={'best': best, 'targets': targets}
+  )
 
 
 def akd_steps(arrays, meta, path):
@@ -233,7 +236,7 @@ def akd_steps(arrays, meta, path):
   )
   teacher = jnp.asarray(arrays['input/teacher_log_probs'])
   targets = training.Targets(jnp.exp(teacher), teacher, jnp.asarray(arrays['input/teacher_emb']))
-  state = started(trained, problem, targets, weights, meta)
+  state = started(trained, problem, targets, weights)
   knobs = training.Knobs(jnp.float32(meta['alpha']), jnp.int32(0))
   epoch = jax.jit(trained.epoch)
   rows = []

@@ -90,6 +90,21 @@ def test_metrics_against_confusion_matrices():
   assert metrics.agreement(p, p) == 1.0
 
 
+def test_shares_of_a_group_against_confusion_matrices():
+  rng = np.random.default_rng(1)
+  p, y, s = rng.dirichlet([1, 1, 1], 200), rng.integers(0, 3, 200), rng.integers(0, 3, 200)
+  for positive in (0, 2):
+    shares = metrics.group_confusion(p, y, s, positive)
+    for group in (0, 1):
+      mine = s == group
+      want = confusion_matrix(y[mine] == positive, p[mine].argmax(axis=1) == positive, normalize='all')
+      np.testing.assert_allclose(shares[group], want, atol=1e-12)
+    gaps = metrics.summary(p, y, s, positive)
+    np.testing.assert_allclose(abs(np.diff(shares[:, :, 1].sum(axis=1))[0]), gaps['dsp'], atol=1e-12)
+  with pytest.warns(metrics.MissingGroupWarning, match='sensitive value 1'):
+    assert np.isnan(metrics.group_confusion(p, y, np.zeros(200))[1]).all()
+
+
 def test_a_missing_group_is_nan_with_a_warning():
   with pytest.warns(metrics.MissingGroupWarning, match='sensitive value 1'):
     assert np.isnan(metrics.statistical_parity_gap([0, 1], [0, 0]))

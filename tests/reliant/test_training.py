@@ -1,10 +1,5 @@
 import functools
 import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +8,9 @@ import pytest
 
 from configs import reliant as config_module
 from jaxpapers.engine import UserError
-from jaxpapers.reliant import experiment, model, peers, problem, replicas, selection, training
+from jaxpapers.reliant import experiment, model, peers, problem, replicas, selection, trace, training
 from tests.reliant import toy
 
-ROOT = Path(__file__).resolve().parents[2]
 KNOBS = training.Knobs(jnp.float32(30.0), jnp.int32(0))
 STUDENT = model.plp(6, 4)
 
@@ -289,13 +283,25 @@ def test_an_absent_peer_is_said():
       peers.torch_geometric_peer(config_module.get_config('test'), repeats=1, threads=1)
 
 
-def test_the_test_variant_runs_from_end_to_end(tmp_path):
-  command = [sys.executable, 'launch/train.py', '--config=configs/reliant.py:test', f'--workdir={tmp_path}/run']
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
-  assert done.returncode == 0, done.stderr[-3000:]
-  results = json.loads((tmp_path / 'run' / 'report' / 'results.json').read_text())
-  assert set(results['final']) == {'teacher', 'vanilla', 'penalty_only', 'reliant'}
-  assert results['final']['teacher']['test/accuracy'] > 0.9
-  assert 'test/dsp_alpha_1009' in results['final']['reliant'] and 0.1 < results['label_gap'] < 0.4
-  pictures = {p.stem for p in (tmp_path / 'run' / 'report').glob('*.png')}
-  assert pictures == {'bars', 'front', 'curves', 'groups', 'proxies', 'step'}
+def test_the_trace_keeps_the_proxies_of_its_moments():
+  assert trace.moments(175) == (0, 58, 117, 175)
+  trained, init, epoch = cpf('learned')
+  kept = trace.traced(trained, (0, 2, 3, 9))
+  data = toy.problem()
+  state, plain = jax.jit(kept.init)(jax.random.key(0), data, targets()), init(jax.random.key(0), data, targets())
+  step, seen = jax.jit(kept.epoch), [plain.params['proxy']]
+  for i in range(4):
+    state, _ = step(state, data, jax.random.key(i), KNOBS)
+    plain, _ = epoch(plain, data, jax.random.key(i), KNOBS)
+    seen.append(plain.params['proxy'])
+  want = [seen[0], seen[2], seen[3], seen[0]]
+  np.testing.assert_allclose(state.model_state['trace'], np.stack(want), rtol=1e-4, atol=1e-6)
+  assert not np.allclose(seen[2], seen[3])
+
+
+def test_metrics_of_a_step_are_means_of_its_epochs_and_the_last_validation():
+  def epoch(state, problem, key, knobs):
+    return state + 1, {'loss': 1.0 * state, 'val_loss': 1.0 * state}
+
+  state, metrics = jax.jit(training.repeated(epoch, 4))(jnp.int32(0), None, jax.random.key(0))
+  assert state == 4 and metrics['loss'] == 1.5 and metrics['val_loss'] == 3.0
