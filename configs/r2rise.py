@@ -8,7 +8,8 @@ python launch/train.py --config=configs/r2rise.py:breakout10
   A brick-breaker with wrong actions in 40 % of the blocks of a scripted expert's demonstrations: much noisier.
 
 python launch/train.py --config=configs/r2rise.py:breakout
-  The published recipe on the Atari game (also beamrider, spaceinvaders): needs ale-py and accelerators.
+  The published recipe for BC on the Atari game (also beamrider, spaceinvaders): needs ale-py and accelerators. Then
+  --config.learners="('bco', 'gail')" --config.init_from=ITS_WORKDIR, whose convolutions those two stand on.
 
 --config.learners="('bc',)" leaves the others out; --config.stop.target=0.8 stops a map that is reliable enough;
 --config.mask.smooth=True takes soft masks; --config.report.log=returns makes every return outlive the run.
@@ -72,6 +73,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'masks': 128,
       'chunk': 64,
       'batching': 'vmap',
+      'features': 'observations',  # or nature: the frozen convolutions of the policy in config.init_from
       'hidden': (),
       'learning_rate': 0.1,
       'iterations': 16,
@@ -89,6 +91,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'masks': 128,
       'chunk': 64,
       'batching': 'vmap',
+      'features': 'observations',  # or nature: the frozen convolutions of the policy in config.init_from
       'hidden': (),  # of policy and value
       'discriminator': (16,),
       'iterations': 80,
@@ -153,7 +156,7 @@ def _atari(game):
   """The authors' sizes: 20 trajectories of 1000 decisions, blocks of 10, 700 masks for BC and 100 for the others."""
 
   def change(config):
-    config.environment, config.seeds = game, 1
+    config.environment, config.learners, config.seeds = game, ('bc',), 1
     source = 'expert' if game == 'breakout' else 'npz'
     config.demos.update({'source': source, 'episodes': 20, 'length': 1000, 'noise': 0.0})
     config.mask.block = 10
@@ -176,6 +179,7 @@ def _atari(game):
         'masks': 100,
         'chunk': 10,
         'batching': 'map',
+        'features': 'nature',
         'hidden': (32, 32),
         'learning_rate': 5e-5,
         'iterations': 200,
@@ -191,6 +195,7 @@ def _atari(game):
         'masks': 100,
         'chunk': 10,
         'batching': 'map',
+        'features': 'nature',
         'hidden': (512, 50, 50),
         'discriminator': (512, 50, 50),
         'iterations': 2000,

@@ -102,8 +102,16 @@ def update(
   return optax.apply_updates(params, updates), opt_state, loss, grads
 
 
-def behaviour_cloning(network: nn.Module, optimizer: optax.GradientTransformation, options: BcOptions) -> Learner:
+def behaviour_cloning(
+  network: nn.Module, optimizer: optax.GradientTransformation, options: BcOptions, start: Any = None
+) -> Learner:
   """The learner; its parameters are those of the network.
+
+  Args:
+    network: observations as `as_input` gives them -> logits.
+    optimizer: any.
+    options: settings.
+    start: parameters from which every training starts, or None for fresh random ones.
 
   Raises:
     ValueError: as `BcOptions.check`.
@@ -112,7 +120,10 @@ def behaviour_cloning(network: nn.Module, optimizer: optax.GradientTransformatio
 
   def train(key: jax.Array, frames: Frames, weights: jax.Array) -> Any:
     init_key, split_key, batch_key = jax.random.split(key, 3)
-    params = network.init(init_key, as_input(frames.observations[:1]))['params']
+    if start is None:
+      params = network.init(init_key, as_input(frames.observations[:1]))['params']
+    else:
+      params = jax.tree.map(jnp.asarray, start)
     carry = (params, optimizer.init(params))
     if options.validation is not None:
       return _with_validation(network, optimizer, options, carry, frames, weights, split_key, batch_key)

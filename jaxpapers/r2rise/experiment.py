@@ -7,13 +7,24 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 
-from jaxpapers.engine import Evaluation, Experiment, Stage, UserError, axis_name
+from jaxpapers.engine import (
+  Evaluation,
+  Experiment,
+  Stage,
+  TrainState,
+  UserError,
+  axis_name,
+  load_variables,
+  merge_variables,
+)
 from jaxpapers.engine.parallel import make_mesh
 from jaxpapers.r2rise import report, summary
+from jaxpapers.r2rise.attribution import baseline_scores
 from jaxpapers.r2rise.bc import BcOptions, Validation, behaviour_cloning
 from jaxpapers.r2rise.bco import BcoOptions, bco
 from jaxpapers.r2rise.environments import Environment
@@ -21,15 +32,19 @@ from jaxpapers.r2rise.gail import GailNets, GailOptions, flat_features, gail
 from jaxpapers.r2rise.importance import ESTIMATORS
 from jaxpapers.r2rise.learners import BATCHINGS, Learner, make_frames
 from jaxpapers.r2rise.masks import check_chunk
-from jaxpapers.r2rise.model import Mlp, NatureCnn, Table
-from jaxpapers.r2rise.problem import make_problem
+from jaxpapers.r2rise.model import Mlp, NatureCnn, Table, as_input, nature_features
+from jaxpapers.r2rise.official import import_layers, import_official
+from jaxpapers.r2rise.problem import Problem, make_problem
 from jaxpapers.r2rise.results import Results
 from jaxpapers.r2rise.retrain import ORDERS
 from jaxpapers.r2rise.returns_log import ReturnsLog
+from jaxpapers.r2rise.rollouts import evaluate
 from jaxpapers.r2rise.stage import Functions, MaskPlan, Numbers, Plan, map_and_curve
 
 Features = Callable[[jax.Array], jax.Array]
 LEARNERS = ('bc', 'bco', 'gail')  # a learner's place here is its branch of the run's key
+_POLICY_EPISODES = 64
+FEATURES = ('observations', 'nature')
 
 
 def experiment(config: ml_collections.ConfigDict) -> Experiment:
@@ -57,10 +72,16 @@ def _known(name: str, known: Iterable[str], field: str) -> str:
   return name
 
 
-def _bc(options, environment: Environment) -> Learner:
+def bc_parts(options: Any, environment: Environment, start: Any = None) -> tuple[Learner, nn.Module, Any]:
+  """(learner, its network, its optimizer) of the settings `config.bc`, all trainings from parameters `start` if given.
+
+  Raises:
+    ValueError: naming a setting that cannot be.
+  """
   validation = Validation(**options.validation) if options.validation.fraction else None
   settings = BcOptions(options.steps, options.batch, options.sampling, validation)
-  return behaviour_cloning(_network(options, environment.num_actions), _optimizer(options), settings)
+  network, optimizer = _network(options, environment.num_actions), _optimizer(options)
+  return behaviour_cloning(network, optimizer, settings, start), network, optimizer
 
 
 def _bco(options, environment: Environment, features: Features) -> Learner:
@@ -77,11 +98,62 @@ def _gail(options, environment: Environment, features: Features) -> Learner:
   return gail(nets, environment, settings, options.iterations, options.episodes, options.horizon, features)
 
 
-def _learner(config, name: str, environment: Environment) -> Learner:
+def _learner(config, name: str, environment: Environment, start: Any) -> Learner:
   options = config[_known(name, LEARNERS, 'config.learners')]
   if name == 'bc':
-    return _bc(options, environment)
-  return (_bco if name == 'bco' else _gail)(options, environment, flat_features)
+    return bc_parts(options, environment, start)[0]
+  _known(options.features, FEATURES, f'config.{name}.features')
+  if options.features == 'observations':
+    features = flat_features
+  elif start is None or 'cnn' not in start:
+    raise ValueError(
+      f"config.{name}.features='nature' needs config.init_from: a workdir with a policy of config.bc.network='nature'."
+    )
+  else:
+    features = nature_features(start['cnn'])
+  return (_bco if name == 'bco' else _gail)(options, environment, features)
+
+
+def import_variables(config: ml_collections.ConfigDict, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Variables of stage `policy` from arrays under PyTorch's names: the authors' BC network, or layers of a perceptron.
+
+  Raises:
+    UserError: if they are not those of `config.bc` and the environment.
+  """
+  try:
+    environment = _problem(config).environment
+    if config.bc.network == 'nature':
+      return import_official(state, environment.num_actions)
+    network = _network(config.bc, environment.num_actions)
+    shapes = jax.tree.map(lambda x: x.shape, _abstract(network, environment))
+    return import_layers(state, shapes)
+  except ValueError as error:
+    raise UserError(str(error)) from error
+
+
+def _abstract(network: nn.Module, environment: Environment) -> Any:
+  example = jax.ShapeDtypeStruct((1, *environment.observation_shape), np.float32)
+  return jax.eval_shape(network.init, jax.random.key(0), example)['params']
+
+
+def _start(config, environment: Environment) -> Any:
+  """Parameters of the policy in `config.init_from` as NumPy arrays, or None."""
+  if not config.init_from:
+    return None
+  loaded = load_variables(config.init_from, prefer=['policy'])
+  initial = {'params': _abstract(_network(config.bc, environment.num_actions), environment)}
+  return jax.tree.map(np.asarray, merge_variables(initial, loaded)['params'])
+
+
+def _problem(config) -> Problem:
+  return make_problem(
+    config.environment,
+    seed=config.seed,
+    block=config.mask.block,
+    max_steps=config.play.max_steps,
+    forks=config.forks.to_dict(),
+    demos=config.demos.to_dict(),
+  )
 
 
 def _check(config) -> None:
@@ -147,17 +219,11 @@ def _log(config, name: str) -> ReturnsLog | None:
 
 def _experiment(config) -> Experiment:
   _check(config)
-  environment, demos, truth = make_problem(
-    config.environment,
-    seed=config.seed,
-    block=config.mask.block,
-    max_steps=config.play.max_steps,
-    forks=config.forks.to_dict(),
-    demos=config.demos.to_dict(),
-  )
+  environment, demos, truth = _problem(config)
   masks = MaskPlan(demos.episodes, demos.length, **config.mask).check()
   truth = None if truth is None else masks.truth(truth)
-  learners = {name: _learner(config, name, environment) for name in config.learners}
+  start = _start(config, environment)
+  learners = {name: _learner(config, name, environment, start) for name in config.learners}
   plans = {name: _plan(config, name, masks, truth) for name in config.learners}
   # NumPy here, so that nothing is bound to a device before the engine compiles.
   frames = jax.tree.map(np.asarray, make_frames(demos))
@@ -171,7 +237,7 @@ def _experiment(config) -> Experiment:
       frames,
       valid,
       plans[name],
-      lambda name=name: jax.random.fold_in(jax.random.key(config.seed), LEARNERS.index(name)),
+      lambda name=name: _branch(config, name),
       episodes=config.play.episodes,
       epsilon=config.play.epsilon,
       batching=config[name].batching,
@@ -200,7 +266,16 @@ def _experiment(config) -> Experiment:
       keep=masks.keep,
       learners=found,
       agreement=compared,
-      baselines={},
+      baselines=baseline_scores(
+        network,
+        optimizer,
+        BcOptions(config.bc.steps, config.bc.batch, config.bc.sampling),
+        frames,
+        valid,
+        masks.expand(),
+        masks.shape,
+        _branch(config, 'baselines'),
+      ),
     )
     summary.save_maps(page.folder / 'map.npz', results)
     report.draw(results, page)
@@ -212,7 +287,9 @@ def _experiment(config) -> Experiment:
       agreement=compared.__dict__,
     )
 
-  stages = [
+  policy, network, optimizer = bc_parts(config.bc, environment, start)
+  stages = [_policy_stage(config, policy, network, environment, frames, valid)]
+  stages += [
     _stage(
       config,
       name,
@@ -224,6 +301,44 @@ def _experiment(config) -> Experiment:
     for name in config.learners
   ]
   return Experiment(stages, draw)
+
+
+def _branch(config, name: str) -> jax.Array:
+  """The key of a learner, of the policy or of the baselines."""
+  return jax.random.fold_in(jax.random.key(config.seed), (*LEARNERS, 'policy', 'baselines').index(name))
+
+
+def _policy_stage(config, learner: Learner, network: nn.Module, environment: Environment, frames, valid) -> Stage:
+  """Behaviour cloning on all frames in one step: the policy that masks are compared with, or one that was imported."""
+  hosts, size = jax.process_count(), config[config.learners[0]].chunk
+  some = min(256, len(valid))
+
+  def batch(step):
+    return {'valid': np.ones(size // hosts, bool)}
+
+  def init(key, batch, earlier):
+    del batch, earlier
+    params = network.init(key, as_input(jnp.asarray(frames.observations[:1])))['params']
+    return TrainState(jnp.zeros((), jnp.int32), params, {}, (), None)
+
+  def step(state, batch, key):
+    del batch, key
+    params = learner.train(_branch(config, 'policy'), jax.tree.map(jnp.asarray, frames), jnp.asarray(valid))
+    logits = network.apply({'params': params}, as_input(jnp.asarray(frames.observations[:some])))
+    right = (jnp.argmax(logits, axis=-1) == jnp.asarray(frames.actions[:some])) * valid[:some]
+    return state.replace(step=state.step + 1, params=params), {'agrees_with_expert': right.sum() / valid[:some].sum()}
+
+  def play(state, batch):
+    del batch
+    keys = jax.random.split(_branch(config, 'policy'), 1)
+    params = jax.tree.map(lambda x: x[None], state.params)
+    return evaluate(learner, environment, keys, params, _POLICY_EPISODES, config.play.epsilon)[0]
+
+  def summarize(outputs):
+    returns = np.asarray(list(outputs)[-1], np.float64)
+    return {'return': returns.mean(), 'return_se': returns.std(ddof=1) / np.sqrt(len(returns))}
+
+  return Stage('policy', 1, batch, init, step, [Evaluation('policy', lambda: [batch(0)], play, summarize)])
 
 
 def _stage(config, name: str, functions: Functions, plan: Plan, log: ReturnsLog | None, map_metrics) -> Stage:

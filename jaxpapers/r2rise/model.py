@@ -1,6 +1,7 @@
 """The networks: the Nature CNN of the paper's learners, a perceptron, and a table of logits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,6 +44,16 @@ class NatureFeatures(nn.Module):
       x = nn.relu(conv(x))
       maps.append(x)
     return tuple(maps)
+
+
+def nature_features(params: Any) -> Callable[[jax.Array], jax.Array]:
+  """Frozen features of pixels: observations [n, 84, 84, 4] -> [n, 3136], from parameters of `NatureFeatures`."""
+
+  def features(observations: jax.Array) -> jax.Array:
+    maps = NatureFeatures().apply({'params': jax.tree.map(jnp.asarray, params)}, as_input(observations))
+    return maps[-1].reshape(observations.shape[0], -1)
+
+  return features
 
 
 class NatureCnn(nn.Module):

@@ -110,21 +110,46 @@ def import_official(state: Mapping[str, np.ndarray], num_actions: int) -> dict[s
   shapes |= {'fc1.weight': (512, FEATURES), 'output.weight': (num_actions, 512)}
   shapes |= {name.replace('weight', 'bias'): shape[:1] for name, shape in shapes.items()}
   given = {name: np.asarray(value) for name, value in state.items()}
-  problems = [f'{name} is missing' for name in shapes if name not in given]
-  problems += [f'{name} is unexpected' for name in given if name not in shapes]
-  problems += [
-    f'{name} has shape {given[name].shape}, not {shape}'
-    for name, shape in shapes.items()
-    if name in given and given[name].shape != shape
-  ]
-  if problems:
-    raise ValueError(f'These are not the variables of this network: {"; ".join(problems)}.')
+  _refuse(given, shapes)
   params = {
     'cnn': import_convolutions(given),
     'fc1': {'kernel': _channels_last(given['fc1.weight']).T, 'bias': given['fc1.bias']},
     'output': {'kernel': given['output.weight'].T, 'bias': given['output.bias']},
   }
   return {'params': params}
+
+
+def import_layers(
+  state: Mapping[str, np.ndarray], shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> dict[str, Any]:
+  """Dense layers as PyTorch names them, LAYER.weight [out, in] and LAYER.bias [out] -> {'params': ...}.
+
+  Args:
+    state: the arrays.
+    shapes: {layer: {'kernel': (in, out), 'bias': (out,)}} of the network; a layer may have no bias.
+
+  Raises:
+    ValueError: naming every entry that is missing, unexpected or of another shape.
+  """
+  torch = {'kernel': 'weight', 'bias': 'bias'}
+  wanted = {f'{layer}.{torch[part]}': shape[::-1] for layer, parts in shapes.items() for part, shape in parts.items()}
+  given = {name: np.asarray(value) for name, value in state.items()}
+  _refuse(given, wanted)
+  return {
+    'params': {layer: {part: given[f'{layer}.{torch[part]}'].T for part in parts} for layer, parts in shapes.items()}
+  }
+
+
+def _refuse(given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+  problems = [f'{name} is missing' for name in shapes if name not in given]
+  problems += [f'{name} is unexpected' for name in given if name not in shapes]
+  problems += [
+    f'{name} has shape {given[name].shape}, not {shape}'
+    for name, shape in shapes.items()
+    if name in given and given[name].shape != tuple(shape)
+  ]
+  if problems:
+    raise ValueError(f'These are not the variables of this network: {"; ".join(problems)}.')
 
 
 def export_official(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

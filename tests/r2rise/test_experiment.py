@@ -145,7 +145,7 @@ def test_soft_masks_need_a_sampling_that_weighs():
 def test_every_variant_of_own_games_can_be_built(name):
   config = config_module.get_config(name)
   stages = experiment.experiment(config).stages
-  assert [stage.name for stage in stages] == list(config.learners)
+  assert [stage.name for stage in stages] == ['policy', *config.learners]
 
 
 def test_wrong_demonstrations_are_named():
