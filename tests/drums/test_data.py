@@ -167,6 +167,8 @@ def test_zip_folder_and_tfds_are_read_alike(dataset, tmp_path):
     'hits': sum(int(grids[name].sum()) for name in wanted), 'merged': 0, 'late': 0, 'ignored': 0, 'unknown': 0
   }  # fmt: skip
   same(data.read_gmd(folder / 'groove').grooves, reading.grooves)
+  backwards = unpack(tmp_path / 'backwards', dataset, **{'info.csv': info(rows[::-1]).encode()})
+  same(data.read_gmd(backwards).grooves, reading.grooves)
   same(data.load('gmd', str(pack(tmp_path / 'gmd.zip', folder))), reading.grooves)
   for row in rows:
     tiny_groove.ROWS.setdefault(row['split'], []).append(row)

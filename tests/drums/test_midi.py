@@ -225,6 +225,8 @@ def test_tracks_and_channels():
   assert encoding.encode(content, official=True).grid.sum() == 0
   assert encoding.encode(content).hits == 2
   assert encoding.encode(save([[], hits(drums, channel=3), hits(bass, channel=2)])).hits == 3
+  signature = save([hits(drums), hits([], [(0, (6, 8))])])
+  assert not encoding.encode(signature, official=True).skipped and '6/8' in encoding.encode(signature).skipped
   both = save([hits(drums), hits(bass)])
   assert (encoding.encode(both, official=True).hits, encoding.encode(both).hits) == (2, 3)
 

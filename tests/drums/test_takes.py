@@ -81,9 +81,9 @@ def test_prompts_that_cannot_be_continued(grid, tmp_path):
 def test_takes_become_files_that_agree(grid, tmp_path):
   prompt = takes.Prompt('beat', grid[:32], 110.0, ('one thing',))
   _, completion = notation.prompt_completion(grid)
-  several = [takes.read_take(prompt.grid, completion), takes.read_take(prompt.grid, 'ooo\n' * 16 + 'END')]
+  several = [takes.read_take(prompt.grid, completion), takes.read_take(prompt.grid, 'ooo\n' * 16 + '\nEND')]
   np.testing.assert_array_equal(several[0].grid, grid)
-  assert [take.repaired for take in several] == [0, 16]
+  assert [take.repaired for take in several] == [0, 17]
   written = takes.write_takes(tmp_path / 'out', prompt, several, seed=3)
   assert sorted(path.name for path in written) == sorted(
     ['beat.json', *(f'beat-{n}{suffix}' for n in (1, 2) for suffix in ('.mid', '.png', '.txt', '.wav'))]
