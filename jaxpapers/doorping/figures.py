@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from jaxpapers.doorping.distilling import History
 from jaxpapers.doorping.rates import interval
@@ -141,26 +142,27 @@ def trigger_paths(page: Any, patches: Mapping[str, np.ndarray], mean: np.ndarray
   figure, axes = plt.subplots(3, count, figsize=(5.2 * count, 7.2), squeeze=False, layout='constrained')
   for column, (title, patch) in enumerate(patches.items()):
     flat = patch.reshape(len(patch), -1)
-    axes[0, column].plot(flat, lw=1, color='tab:red', alpha=max(0.25, 1.0 / flat.shape[1]))
+    axes[0, column].plot(flat, lw=1.2, color='tab:red', alpha=0.8 if flat.shape[1] <= 16 else 0.3)
     axes[0, column].axhspan(float(low.min()), float(high.max()), color='tab:green', alpha=0.3, label='pixel range')
     axes[0, column].set(title=title.replace(', ', ',\n'), ylabel='normalised value')
     axes[0, column].legend(fontsize=8)
     axes[1, column].plot(outside(patch, mean, std).reshape(len(patch), -1).max(1), color='black')
     axes[1, column].set(ylabel='largest distance outside', xlabel='iteration')
     axes[1, column].set_ylim(bottom=0.0)
+    for axis in axes[:2, column]:
+      axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes[1, column].get_ylim()[1] < 1.0:
       axes[1, column].set_ylim(0.0, 1.0)
     times = np.unique(np.linspace(0, len(patch) - 1, 9).astype(int))
     strip = np.clip(patch[times] * std + mean, 0.0, 1.0)
     rows, columns = patch.shape[1:3]
-    picture = np.full((rows, len(times) * (columns + 1) - 1, 3), 1.0)
+    picture = np.full((rows, len(times) * (columns + 1) - 1, 3), (0.75, 0.85, 1.0))
     for place, image in enumerate(strip):
       picture[:, place * (columns + 1) : place * (columns + 1) + columns] = image
     axes[2, column].imshow(picture, interpolation='nearest')
     axes[2, column].set_xticks(np.arange(len(times)) * (columns + 1) + (columns - 1) / 2, times)
     axes[2, column].set_yticks([])
-    axes[2, column].set(title='clipped to pixels', xlabel='iteration')
-    axes[2, column].set_facecolor('lightgray')
+    axes[2, column].set(title='clipped to the pixel range', xlabel='iteration')
   page.figure(
     'trigger', figure, 'The trigger of the first seed: every value of the patch, and its way out of the range.'
   )
@@ -190,5 +192,6 @@ def distances(page: Any, lanes: Mapping[str, int], history: History) -> None:
   axes[1].set_title('sum over layers')
   for axis in axes:
     axis.set(xlabel='iteration', ylabel='distance per class')
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
   page.figure('distance', figure, 'Distance of the gradients on real and distilled images, first seed.')
   plt.close(figure)

@@ -78,6 +78,26 @@ def flatten(x: jax.Array) -> jax.Array:
   return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
 
+class InstanceNorm(nn.Module):
+  """Zero mean and unit variance over the pixels of every channel of every image, then a scale and a shift per channel.
+
+  The same as a GroupNorm with one channel per group; means are taken over one axis at a time, which XLA's CPU backend
+  does faster, above all in second derivatives.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[batch, height, width, channels] -> the same shape."""
+    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+
+    def mean(value):
+      return value.mean(1, keepdims=True).mean(2, keepdims=True)
+
+    centred = x - mean(x)
+    return centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5) * scale + bias
+
+
 class _Network(nn.Module):
   """What both networks share: layers with the chosen initialisation, and three views of one forward pass."""
 
@@ -166,9 +186,10 @@ class ConvNet(_Network):
     if self.norm == 'layernorm':
       axes = (1, 2, 3)
       return nn.LayerNorm(1e-5, reduction_axes=axes, feature_axes=axes, use_fast_variance=False, name=name)(x)
-    if self.norm in ('instancenorm', 'groupnorm'):
-      groups = x.shape[-1] if self.norm == 'instancenorm' else 4
-      return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)(x)
+    if self.norm == 'instancenorm':
+      return InstanceNorm(name=name)(x)
+    if self.norm == 'groupnorm':
+      return nn.GroupNorm(4, epsilon=1e-5, use_fast_variance=False, name=name)(x)
     return x
 
 
