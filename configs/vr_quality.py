@@ -78,7 +78,7 @@ def _panoramas(config):
 
 
 def _test(config):
-  config.models = ('visibility', 'viewport')
+  config.models = ('visibility',)
   config.real_tables = False
   config.train.epochs = 1
   config.data.update({'train_scenes': 8, 'test_scenes': 6, 'height': 32, 'batch_size': 4})
