@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpapers.doorping import victims
+from jaxpapers.doorping.data import Images
 from jaxpapers.doorping.defence import Network
-from jaxpapers.doorping.defence_suite import CLEAN, Attacked
+from jaxpapers.doorping.defence_suite import CLEAN, Attacked, Trusted
 from jaxpapers.doorping.lanes import Lane
 from jaxpapers.doorping.model import Network as Model
+from jaxpapers.doorping.trigger import normalise
 from jaxpapers.doorping.victim_lanes import VictimState
 
 
@@ -58,6 +60,16 @@ def attacked(lanes: Sequence[Lane], state: VictimState, attacks: Sequence[str], 
     return Attacked(params, spread(state.images[rows]), spread(state.trigger[stamped][:, 0]))
 
   return {name: one(name) for name in attacks}
+
+
+def trusted(images: Images, count: int, tested: int, seed: int) -> Trusted:
+  """`count` clean training images drawn at random, and the first `tested` test images (0: all)."""
+  chosen = np.random.default_rng(seed).permutation(len(images.y_train))[:count]
+  shown = slice(0, tested or None)
+  held, test = (
+    normalise(x.astype(np.float32), images.mean, images.std) for x in (images.x_train[chosen], images.x_test[shown])
+  )
+  return Trusted(held, images.y_train[chosen], test, images.y_test[shown], images.mean, images.std)
 
 
 def retrain(

@@ -43,6 +43,16 @@ def experiment(config: ml_collections.ConfigDict) -> Experiment:
     raise UserError(str(error)) from error
 
 
+def _share(batch: Any) -> Any:
+  """This host's part of a batch that every host can make."""
+  hosts = jax.process_count()
+  size = len(jax.tree.leaves(batch)[0])
+  if size % hosts:
+    raise UserError(f'{size} lanes (attacks times seeds) cannot be shared by {hosts} hosts.')
+  rows = slice(size // hosts * jax.process_index(), size // hosts * (jax.process_index() + 1))
+  return jax.tree.map(lambda x: x[rows], batch)
+
+
 class _Run:
   """The settings, checked, and the data."""
 
@@ -53,8 +63,6 @@ class _Run:
     self.shape = self.images.x_train.shape[1:]
     self._check()
     self.at_once = config.lanes_at_once
-    if self.at_once < 0:
-      self.at_once = 1 if jax.default_backend() == 'cpu' else 0
     attack = config.attack
     self.mask = self._mask()
     ipc = config.distill.ipc if config.distiller == 'dc' else config.dd.per_class
@@ -109,6 +117,8 @@ class _Run:
     ):
       if value not in known:
         raise ValueError(f'config.{name}={value!r} is not known; known: {", ".join(known)}.')
+    if config.lanes_at_once < 0:
+      raise ValueError(f'config.lanes_at_once={config.lanes_at_once} must be 0 (all) or more.')
     for name in ('distill.iterations', 'distill.ipc', 'distill.real_batch', 'victims.count', 'evaluation.chunk'):
       group, key = name.split('.')
       if config[group][key] < 1:
@@ -143,14 +153,13 @@ class _Run:
   def _model(self, name: str) -> model.Network:
     """The network, checked against the images."""
     options = {k: v for k, v in self.config.network.items() if k != 'name'}
-    patches = options.pop('patches') and jax.default_backend() == 'cpu'
     if name == 'alexnet':
-      options = {'init_name': options['init_name']}
+      options = {key: options[key] for key in ('init_name', 'patches')}
     elif options['head'] != 'two':
       raise ValueError("config.network.head='one' has no hidden linear layer, which attacks and defences look at.")
     elif options['norm'] == 'batchnorm':
       raise ValueError("config.network.norm='batchnorm' is not distilled here; take another norm.")
-    made = model.network(name, self.images.classes, patches=patches, **options)
+    made = model.network(name, self.images.classes, **options)
     try:
       jax.eval_shape(lambda k: model.init_params(made, k, self.shape), jax.random.key(0))
     except ValueError as error:
@@ -199,13 +208,13 @@ class _Run:
     def step(state, batch, key):
       return distilling.step(self.problem, state, lanes.Lanes(**batch), key, self.at_once)
 
-    return Stage('distill', options.iterations, lambda step: self.stacked._asdict(), init, step, evaluations)
+    return Stage('distill', options.iterations, lambda step: _share(self.stacked._asdict()), init, step, evaluations)
 
   def _dd_stage(self, evaluations: list[Evaluation]) -> Stage:
     iterations = self.config.dd.iterations or self.config.dd.real_epochs * self.real.per_epoch
 
     def batch(step):
-      return {'lanes': self.stacked, 'real': self.real(step)}
+      return _share({'lanes': self.stacked, 'real': self.real(step)})
 
     def init(key, batch, earlier):
       del earlier
@@ -218,7 +227,6 @@ class _Run:
 
   def _victims_stage(self) -> Stage:
     config = self.config
-    seeds = np.concatenate([self.stacked.seed, np.arange(config.seeds, dtype=np.int32)])
     epochs = self.victim_recipe.epochs + 1
     per_step = min(config.victims.epochs_per_step, epochs)
     steps = -(-epochs // per_step) if config.distiller == 'dc' else 1
@@ -242,7 +250,7 @@ class _Run:
       return {f'{a}/{n}': float(row[n].mean()) for a, row in found.items() for n in shown if n in row}
 
     test = Evaluation('test', self._test_set, predict, metrics)
-    return Stage('victims', steps, lambda step: {'seed': seeds}, init, step, [test])
+    return Stage('victims', steps, lambda step: _share({'seed': self.stacked.seed}), init, step, [test])
 
   def _victims(self, distilled: Any, key: jax.Array, count: int, real: bool) -> victim_lanes.VictimState:
     """Victims of the distilled sets, and if `real` of as many clean real images by seed; those of DD are trained."""
@@ -269,20 +277,20 @@ class _Run:
     )
 
   def _test_set(self) -> list[Batch]:
-    """The whole test set as one batch, padded to whole chunks."""
-    images, chunk = self.images, min(self.config.evaluation.chunk, len(self.images.y_test))
-    total = len(images.y_test)
-    index = np.resize(np.arange(total), -(-total // chunk) * chunk)
-    return [{'image': images.x_test[index], 'label': images.y_test[index], 'valid': np.arange(len(index)) < total}]
+    return [_share(victim_lanes.test_set(self.images, self._chunk, jax.device_count()))]
+
+  @property
+  def _chunk(self) -> int:
+    return min(self.config.evaluation.chunk, len(self.images.y_test))
 
   def _predict(self, state: victim_lanes.VictimState, table: victim_lanes.Pairs, batch: Batch) -> dict[str, jax.Array]:
-    images, chunk = self.images, min(self.config.evaluation.chunk, len(self.images.y_test))
+    images = self.images
     shown = trigger.normalise(batch['image'].astype(jnp.float32), images.mean, images.std)
     without, triggered = victim_lanes.predictions(
       self.victim_problem if self.config.distiller == 'dc' else self.problem,
       state.victims.params,
       state.trigger,
-      shown.reshape(-1, chunk, *self.shape),
+      shown.reshape(-1, self._chunk, *self.shape),
       table,
       images.mean,
       images.std,
@@ -339,16 +347,6 @@ class _Run:
   def _defend(self, state: victim_lanes.VictimState) -> dict[str, dict[str, Any]]:
     options, images = self.config.defences, self.images
     fields = {k: options[k] for k in options if k in defence_suite.Options._fields}
-    rng = np.random.default_rng(self.config.seed)
-    chosen = rng.permutation(len(images.y_train))[: options.trusted]
-    tested = slice(0, options.tested or None)
-    shown = [
-      trigger.normalise(x.astype(np.float32), images.mean, images.std)
-      for x in (images.x_train[chosen], images.x_test[tested])
-    ]
-    trusted = defence_suite.Trusted(
-      shown[0], images.y_train[chosen], shown[1], images.y_test[tested], images.mean, images.std
-    )
     made = self.victim_model if self.config.distiller == 'dc' else self.model
     retrain = None
     if self.config.distiller == 'dc':
@@ -356,7 +354,7 @@ class _Run:
     return defence_suite.defend(
       defence_lanes.network(made),
       defence_lanes.attacked(self.lanes, state, options.attacks, options.victims),
-      trusted,
+      defence_lanes.trusted(images, options.trusted, options.tested, self.config.seed),
       self.labels,
       self.problem.mask,
       self.config.attack.target,

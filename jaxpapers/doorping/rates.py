@@ -22,8 +22,8 @@ class Interval(NamedTuple):
   high: float
 
   def __str__(self) -> str:
-    """`mean [low, high]`."""
-    return f'{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]'
+    """`mean [low, high]`, or the mean alone where there is no interval."""
+    return f'{self.mean:.3f}' + ('' if np.isnan(self.low) else f' [{self.low:.3f}, {self.high:.3f}]')
 
 
 def interval(values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0), confidence: float = 0.95) -> Interval:

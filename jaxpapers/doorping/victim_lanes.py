@@ -1,5 +1,6 @@
 """Victims of all lanes, and of clean real images, as one program; what every trigger does to them (section 6)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpapers.doorping import trigger, victims
+from jaxpapers.doorping.data import Images
 from jaxpapers.doorping.distilling import Problem
 from jaxpapers.doorping.lanes import CLEAN, Lane, over
 
@@ -110,6 +112,13 @@ def train(
 
 def _leading(tree: Any) -> tuple[int, int]:
   return jax.tree.leaves(tree)[0].shape[:2]
+
+
+def test_set(images: Images, chunk: int, devices: int = 1) -> dict[str, np.ndarray]:
+  """All test images as {'image', 'label', 'valid'}, padded to whole chunks that divide over the devices."""
+  total, whole = len(images.y_test), math.lcm(chunk, devices)
+  index = np.resize(np.arange(total), -(-total // whole) * whole)
+  return {'image': images.x_test[index], 'label': images.y_test[index], 'valid': np.arange(len(index)) < total}
 
 
 def forms(problem: Problem, image: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:

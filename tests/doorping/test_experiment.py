@@ -169,6 +169,39 @@ def test_the_recipes_are_the_published_ones():
     settings.get_config('cifar')
 
 
+@pytest.fixture
+def colour(monkeypatch):
+  rng = np.random.default_rng(0)
+  x, y = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), np.arange(40, dtype=np.int32) % 10
+  made = data.Images('svhn', x, y, x, y, 10, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+  monkeypatch.setattr(data, 'load', lambda *arguments: made)
+
+
+def test_recipes_take_other_networks_targets_and_patches(colour):
+  config = settings.get_config('svhn')
+  config.update_from_flattened_dict(
+    {'attack.ratio': 0.25, 'attack.target': 3, 'attack.patch': 4, 'network.name': 'alexnet', 'distill.ipc': 1}
+  )
+  made = experiment.experiment(config)
+  batch = made.stages[0].batch(0)
+  state = jax.eval_shape(lambda key: made.stages[0].init(key, batch, {}), jax.random.key(0))
+  assert state.distilled.images.shape == (3, 10, 32, 32, 3) and state.history.patch.shape == (3, 1002, 4, 4, 3)
+  assert set(state.history.layers) == {'conv0', 'conv1', 'linear0', 'hidden', 'logits'}
+  assert batch['attack'].tables.count[1][3] == 4 + batch['attack'].poisoned[1][np.arange(40) % 10 != 3].sum()
+  np.testing.assert_array_equal(batch['trigger'][1, 0][trigger.patch_mask((32, 32, 3), 4) > 0], 2.0)
+
+
+def test_svhn_as_published_is_striped(colour):
+  config = settings.get_config('svhn')
+  config.update_from_flattened_dict(
+    {'attack.ratio': 0.25, 'attacks': ('clean', 'naive'), 'attack.svhn_published': True}
+  )
+  config.defences.enabled = False
+  white = experiment.experiment(config).stages[0].batch(0)['trigger'][1, 0] == 2.0
+  np.testing.assert_array_equal(np.flatnonzero(white.any((1, 2))), [29, 30])
+  assert white[29:31, :, :2].all() and not white[..., 2].any()
+
+
 def run(workdir, flags):
   command = [sys.executable, 'launch/train.py', '--config=configs/doorping.py:test', f'--workdir={workdir}']
   # Without the shared folder: the embedded digits need no data.
