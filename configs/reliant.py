@@ -100,6 +100,7 @@ def _default(config):
 def _test(config):
   _default(config)
   config.seeds = 2
+  config.ablation = False
   config.epochs_per_step = 10
   config.teacher_training.epochs = 40
   config.student.update({'epochs': 20, 'num_layers': 4, 'hidden': 8})

@@ -21,7 +21,8 @@ def test_every_program_of_the_benchmark_goes_on_training():
     'student eval',
     'RELIANT epoch, 2 seeds, map',
   ]
-  for name, call in calls.items():
+  for name in ('teacher epoch', 'student eval', 'RELIANT epoch, 2 seeds, map'):
+    call = calls[name]
     first, second = jax.device_get(call()), jax.device_get(call())
     if 'epoch' in name:
       assert (second.step == first.step + 1).all()
