@@ -37,12 +37,32 @@ _WHERE = {
   'render': 'synth',
   'wav': 'synth',
   'piano_roll': 'figures',
+  'Architecture': 'architecture',
+  'from_huggingface': 'architecture',
+  'Decoder': 'model',
+  'empty_cache': 'model',
+  'import_official': 'official',
+  'export_official': 'official',
+  'open_gguf': 'gguf',
+  'dequantise': 'gguf',
+  'byte_tokenizer': 'tokenizers',
+  'bpe_tokenizer': 'tokenizers',
+  'gpt2_tokenizer': 'tokenizers',
+  'gguf_tokenizer': 'tokenizers',
+  'init_lora': 'lora',
+  'filter_logits': 'sampling',
+  'measures_grammar': 'grammar',
+  'generate': 'generation',
+  'continue_texts': 'generation',
+  'token_nats': 'losses',
 }
 _RENAMED = {
   'read_midi': ('midi', 'read'),
   'write_midi': ('midi', 'write'),
   'fit_ngrams': ('ngrams', 'fit'),
   'ngram_nats': ('ngrams', 'nats_per_line'),
+  'smollm2': ('gguf', 'language_model'),
+  'merge_lora': ('lora', 'merge'),
 }
 
 __all__ = [*_WHERE, *_RENAMED]

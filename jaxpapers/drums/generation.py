@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpapers.drums.grammar import Grammar, measures_grammar
-from jaxpapers.drums.model import Decoder, empty_cache
+from jaxpapers.drums.model import Decoder, empty_cache, unstack
 from jaxpapers.drums.notation import END, SEP
 from jaxpapers.drums.sampling import check_sampling, draw
 from jaxpapers.drums.tokenizers import Tokenizer
 
 MEASURE_BYTES = 116
 """Sixteen lines of seven characters and a SEP line: no tokenizer needs more tokens."""
+
+# Deeper models take too long to compile block by block.
+_MOST_APART = 12
 
 
 class Generated(NamedTuple):
@@ -89,7 +92,9 @@ def _generate(variables, ids, lengths, key, grammar, vocabulary, *, decoder, max
   source = jnp.arange(time) - (time - lengths)[:, None]
   valid = source >= 0
   ids = jnp.where(valid, jnp.take_along_axis(ids, jnp.maximum(source, 0), axis=1), 0)
-  cache = empty_cache(decoder.architecture, batch, time + max_new, decoder.dtype)
+  apart = decoder.architecture.layers <= _MOST_APART
+  variables = unstack(variables) if apart else variables
+  cache = empty_cache(decoder.architecture, batch, time + max_new, decoder.dtype, unstacked=apart)
   first = decoder.apply(variables, ids, valid, cache, fresh=True, last=True, vocabulary=vocabulary)
   states = jnp.full(batch, 0 if grammar is None else grammar.start, jnp.int32)
   tail = jnp.full((batch, len(stop)), -1, jnp.int32)

@@ -4,7 +4,8 @@ Blocks are scanned: their parameters are stacked along a leading layer axis, and
 shallow one. The key-value cache is one array that the scan carries and writes in place.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -21,12 +22,13 @@ class Cache(NamedTuple):
   """Keys and values of the tokens so far.
 
   Attributes:
-    store: [layers, 2, batch, kv_heads, length, head], keys then values.
+    store: [layers, 2, batch, kv_heads, length, head], keys then values; or, for unstacked variables, a tuple of
+      `layers` arrays whose leading axis is 1.
     valid: [batch, length] bool, False where a slot holds padding or nothing yet.
     index: int32 scalar, slots filled. All rows fill the same slots: shorter prompts are padded on the left.
   """
 
-  store: jax.Array
+  store: jax.Array | tuple[jax.Array, ...]
   valid: jax.Array
   index: jax.Array
 
@@ -45,16 +47,37 @@ class Output(NamedTuple):
   hidden: jax.Array | None = None
 
 
-def empty_cache(architecture: Architecture, batch: int, length: int, dtype: str = 'float32') -> Cache:
-  """A cache for `length` tokens of `batch` texts.
+def empty_cache(
+  architecture: Architecture, batch: int, length: int, dtype: str = 'float32', unstacked: bool = False
+) -> Cache:
+  """A cache for `length` tokens of `batch` texts; `unstacked` goes with variables that are (see `unstack`).
 
   Raises:
     ValueError: if the model's positions end before `length`.
   """
   _check_length(architecture, length)
   a = architecture
-  store = jnp.zeros((a.layers, 2, batch, a.kv_heads, length, a.head), dtype)
+  shape = (2, batch, a.kv_heads, length, a.head)
+  if unstacked:
+    store = tuple(jnp.zeros((1, *shape), dtype) for _ in range(a.layers))
+  else:
+    store = jnp.zeros((a.layers, *shape), dtype)
   return Cache(store, jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
+
+
+def unstack(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """The variables of a Decoder with each block's apart: 'blocks' becomes {'0': ..., '1': ..., ...}.
+
+  With a cache that is unstacked too, the decoder goes through its blocks one by one. A token then costs less, for no
+  layer is copied out of a stack; compilation takes longer the more layers there are.
+  """
+
+  def apart(tree: Mapping[str, Any]) -> dict[str, Any]:
+    leaves, structure = jax.tree.flatten(tree['blocks'])
+    layers = [structure.unflatten([x[i] for x in leaves]) for i in range(len(leaves[0]))]
+    return {**tree, 'blocks': {str(i): layer for i, layer in enumerate(layers)}}
+
+  return {name: apart(tree) for name, tree in variables.items()}
 
 
 class Decoder(nn.Module):
@@ -116,15 +139,19 @@ class Decoder(nn.Module):
     rate = self.dropout if train else 0.0
     x = nn.Dropout(rate, deterministic=not rate)(x)
     block = {'gpt2': Gpt2Block, 'llama': LlamaBlock, 'neox': NeoxBlock}[a.family]
-    scanned = nn.scan(
-      nn.remat(block, prevent_cse=False) if self.remat else block,
-      variable_axes={'params': 0, 'lora': 0},
-      split_rngs={'params': True, 'dropout': True},
-      in_axes=nn.broadcast,
-      length=a.layers,
-    )(a, self.dtype, rate, self.lora_scale, fresh, hidden, name='blocks')
     store, index = (None, None) if cache is None else (cache.store, cache.index - ids.shape[1])
-    (x, store, _), states = scanned((x, store, jnp.zeros((), jnp.int32)), (positions, mask, index))
+    options, places = (a, self.dtype, rate, self.lora_scale, fresh, hidden), (positions, mask, index)
+    if isinstance(store, tuple):
+      x, store, states = self._one_by_one(block(*options, parent=None), x, store, places)
+    else:
+      scanned = nn.scan(
+        nn.remat(block, prevent_cse=False) if self.remat else block,
+        variable_axes={'params': 0, 'lora': 0},
+        split_rngs={'params': True, 'dropout': True},
+        in_axes=nn.broadcast,
+        length=a.layers,
+      )(*options, name='blocks')
+      (x, store, _), states = scanned((x, store, jnp.zeros((), jnp.int32)), places)
     if hidden:
       first = tokens(ids).astype(self.dtype) + (table[positions] if a.family == 'gpt2' else 0)
     x = _norm(a, 'final_norm')(x[:, -1:] if last else x)
@@ -138,6 +165,16 @@ class Decoder(nn.Module):
     matrix = matrix if vocabulary is None else matrix[vocabulary]
     logits = jnp.einsum('btd,vd->btv', x, matrix.astype(x.dtype), preferred_element_type=jnp.float32)
     return Output(logits, cache and cache._replace(store=store), states if hidden else None)
+
+  def _one_by_one(self, block: nn.Module, x: jax.Array, store: tuple, places: tuple) -> tuple:
+    """(x, stores, hidden states) after the unstacked blocks."""
+    stores, states = [], []
+    for layer, own in enumerate(store):
+      variables = {name: tree['blocks'][str(layer)] for name, tree in self.variables.items() if 'blocks' in tree}
+      (x, own, _), state = block.apply(variables, (x, own, 0), places)
+      stores.append(own)
+      states.append(state)
+    return x, tuple(stores), jnp.stack(states) if states[0] is not None else None
 
 
 class Gpt2Block(nn.Module):

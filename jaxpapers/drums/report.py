@@ -192,7 +192,8 @@ def _compositions(
   written['random'] = list(random_baseline(len(human)))
   rows = {who: metrics.describe(several, train, human) for who, several in written.items()}
   keys = list(rows['human'])
-  page.table(['', *keys], [[who, *(row[key] for key in keys)] for who, row in rows.items()], 'Compositions on test.')
+  about = 'Whole grooves on test, at most 16 measures, leading silence removed.'
+  page.table(['', *keys], [[who, *(row[key] for key in keys)] for who, row in rows.items()], about)
   curves = {who: stability_curves(several) for who, several in written.items()}
   _figure(page, 'stability', figures.stability_curves(curves), 'Edits to the nearer neighbouring measure')
   _figure(

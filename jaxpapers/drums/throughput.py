@@ -20,16 +20,15 @@ from jaxpapers.drums.generation import generate
 from jaxpapers.drums.model import Decoder
 
 BUCKET = 128
-PROMPT = 232
-"""Two measures as bytes."""
 
 
-def architecture(family: str, tokens: int) -> Architecture:
-  """The network of the default run with positions for `tokens` more than a prompt."""
-  context = -(-(PROMPT + tokens) // BUCKET) * BUCKET
+def architecture(family: str, tokens: int, prompt: int, layers: int, width: int) -> Architecture:
+  """A byte-level network with heads of 32 dimensions and positions for `tokens` more than a prompt."""
+  context = -(-(prompt + tokens) // BUCKET) * BUCKET
+  heads = width // 32
   if family == 'gpt2':
-    return gpt2(256, 3, 128, 4, context)
-  return llama(256, 3, 128, 4, 4, 344, context)
+    return gpt2(256, layers, width, heads, context)
+  return llama(256, layers, width, heads, heads, width * 8 // 3 // 8 * 8, context)
 
 
 def uncached_cost(decoder: Decoder, variables: Any, length: int, max_new: int, repeats: int = 3) -> tuple[float, float]:
@@ -71,15 +70,18 @@ def _next(decoder: Decoder, variables: Any, ids: jax.Array, place: int) -> jax.A
 def main(argv: Sequence[str] | None = None) -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(prog='python -m jaxpapers.drums.throughput', description=__doc__.split('\n')[0])
-  parser.add_argument('--family', choices=('gpt2', 'llama'), default='gpt2')
+  parser.add_argument('--family', choices=('gpt2', 'llama'), default='llama')
   parser.add_argument('--tokens', type=int, default=900)
   parser.add_argument('--prompts', type=int, default=37)
+  parser.add_argument('--prompt', type=int, default=232, help='tokens of a prompt: two measures as bytes')
+  parser.add_argument('--layers', type=int, default=2)
+  parser.add_argument('--width', type=int, default=128)
   args = parser.parse_args(argv)
-  decoder = Decoder(architecture(args.family, args.tokens))
-  prompts = np.random.default_rng(0).integers(0, 256, (args.prompts, PROMPT)).astype(np.int32)
+  decoder = Decoder(architecture(args.family, args.tokens, args.prompt, args.layers, args.width))
+  prompts = np.random.default_rng(0).integers(0, 256, (args.prompts, args.prompt)).astype(np.int32)
   variables = decoder.init(jax.random.key(0), jnp.asarray(prompts[:1]))
   one = cached_cost(decoder, variables, prompts[:1], args.tokens)
-  rerun = uncached_cost(decoder, variables, PROMPT, args.tokens)
+  rerun = uncached_cost(decoder, variables, args.prompt, args.tokens)
   together = cached_cost(decoder, variables, prompts, args.tokens)
   rows = [
     ('1 prompt, cache', one),
@@ -87,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     (f'{args.prompts} prompts together, cache', together),
     (f'{args.prompts} prompts one by one, cache', tuple(args.prompts * x for x in one)),
   ]
-  print(f'{args.family}, {args.tokens} tokens after a prompt of {PROMPT}')
+  size = f'{args.layers} layers of width {args.width}'
+  print(f'{args.family}, {size}: {args.tokens} tokens after a prompt of {args.prompt}')
   for name, (processor, wall) in rows:
     print(f'{name:36} {processor:8.2f} processor s {wall:8.2f} wall s')
   print(f'cache against the prefix again: {rerun[0] / one[0]:.1f}x')

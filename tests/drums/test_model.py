@@ -9,7 +9,7 @@ import pytest
 
 from jaxpapers.drums import official
 from jaxpapers.drums.architecture import RELEASED, Architecture, from_huggingface, gpt2, llama, neox
-from jaxpapers.drums.model import Decoder, empty_cache
+from jaxpapers.drums.model import Decoder, empty_cache, unstack
 
 TINY = {
   'gpt2': gpt2(11, 2, 8, 2, 12),
@@ -54,23 +54,28 @@ def test_cache_and_left_padding_change_nothing(family):
   ids = np.random.default_rng(1).integers(0, 11, (2, 9)).astype(np.int32)
   padded, valid = np.concatenate([np.zeros((2, 3), np.int32), ids], axis=1), np.arange(12) >= 3
 
+  def steps(variables, cache):
+    out = decoder.apply(variables, ids[:, :7], cache=cache, fresh=True)
+    logits = [out.logits]
+    for time in (7, 8):
+      out = decoder.apply(variables, ids[:, time : time + 1], cache=out.cache)
+      logits.append(out.logits)
+    return jnp.concatenate(logits, axis=1)
+
   @quick
   def run(variables):
     plain = decoder.apply(variables, ids).logits
     shifted = decoder.apply(variables, padded, jnp.broadcast_to(valid, padded.shape)).logits[:, 3:]
-    out = decoder.apply(variables, ids[:, :5], cache=empty_cache(architecture, 2, 12), fresh=True)
-    last = decoder.apply(variables, ids[:, 5:7], cache=out.cache)
-    steps = [out.logits, last.logits]
-    for time in (7, 8):
-      last = decoder.apply(variables, ids[:, time : time + 1], cache=last.cache)
-      steps.append(last.logits)
+    stacked = steps(variables, empty_cache(architecture, 2, 12))
+    apart = steps(unstack(variables), empty_cache(architecture, 2, 12, unstacked=True))
     few = decoder.apply(variables, ids, vocabulary=jnp.array([2, 7])).logits
-    return plain, shifted, jnp.concatenate(steps, axis=1), few
+    return plain, shifted, stacked, apart, few
 
-  plain, shifted, cached, few = run(variables)
+  plain, shifted, stacked, apart, few = run(variables)
   assert np.std(plain) > 0.1
   np.testing.assert_allclose(shifted, plain, atol=1e-5)
-  np.testing.assert_allclose(cached, plain, atol=1e-5)
+  np.testing.assert_allclose(stacked, plain, atol=1e-5)
+  np.testing.assert_allclose(apart, plain, atol=1e-5)
   np.testing.assert_allclose(few, plain[..., [2, 7]], atol=1e-6)
 
 
