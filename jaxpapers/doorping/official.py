@@ -121,11 +121,14 @@ def import_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.n
   """Distilled images or a trigger from [batch, channels, height, width] to [batch, height, width, channels].
 
   Raises:
-    ValueError: naming the shape, if it is another.
+    ValueError: naming the shape, if it is another; for NaN and infinities.
   """
   images = np.asarray(images)
   images = images[None] if images.ndim == 3 else images
   height, width, channels = image_shape
   if images.ndim != 4 or images.shape[1:] != (channels, height, width):
     raise ValueError(f'Images of shape {images.shape} are not [batch, {channels}, {height}, {width}].')
+  wrong = ~np.isfinite(images).all((1, 2, 3))
+  if wrong.any():
+    raise ValueError(f'There are NaN or infinite values in {wrong.sum()} of {len(images)} images.')
   return images.transpose(0, 2, 3, 1)

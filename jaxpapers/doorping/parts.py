@@ -84,7 +84,7 @@ def ours(sizes: Sizes) -> dict[str, Callable[[], Any]]:
   given = jax.tree.map(jnp.asarray, data(sizes))
   net = model.ConvNet(sizes.classes, sizes.width, patches=True)
   shape = given.mask.shape
-  params = model.init_params(net, jax.random.key(0), shape)
+  params = jax.jit(lambda key: model.init_params(net, key, shape))(jax.random.key(0))
   flat = given.synthetic.reshape(-1, *shape)
   labels = jnp.repeat(jnp.arange(sizes.classes), sizes.ipc)
   key = jax.random.key(1)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpapers.doorping import dc, matching, trigger
+from jaxpapers.doorping import dc, matching, model, official, transfer, trigger
 from jaxpapers.doorping.model import ConvNet
 from tests.doorping.quick import jit
 
 CLASSES, IPC, SHAPE = 3, 2, (8, 8, 1)
-NET = ConvNet(CLASSES, width=4, depth=2, patches=True)
+NET = ConvNet(CLASSES, width=4, depth=1, patches=True)
 MASK = trigger.patch_mask(SHAPE, 2)
 # Twenty units: a single one may be dead, and then nothing moves.
 OPTIONS = trigger.TriggerOptions(topk=20, max_steps=5)
@@ -81,6 +81,17 @@ def test_distance_bounds_scaling_and_dead_units():
   assert np.all(np.isfinite(grad['kernel']))
 
 
+def shapes(net, size):
+  return jax.eval_shape(lambda: model.init_params(net, jax.random.key(0), (size, size, 3)))
+
+
+def weights(bias=CLASSES, drop=''):
+  """A state dict of NET, with a bias of another length or without an entry."""
+  state = official.export_official(NET.init(jax.random.key(0), jnp.zeros((1, *SHAPE))), NET)
+  state['classifier.2.bias'] = np.zeros(bias)
+  return {key: value for key, value in state.items() if key != drop}
+
+
 @pytest.mark.parametrize(
   ('call', 'said'),
   [
@@ -91,6 +102,18 @@ def test_distance_bounds_scaling_and_dead_units():
     (lambda: trigger.poisoned_count(10, 0.01), 'none of 10'),
     (lambda: dc.class_tables(np.zeros(4, int), 2), 'Every class'),
     (lambda: matching.gradient_distance({}, {}, 'far'), "'far'"),
+    (lambda: model.network('vgg', 10), "Unknown network 'vgg'; known: convnet, alexnet"),
+    (lambda: transfer.victim_network('vgg', 10), "Unknown network 'vgg'; known: .*vgg11, resnet18"),
+    (lambda: shapes(ConvNet(10, norm='instance'), 32), "Unknown norm 'instance'"),
+    (lambda: shapes(ConvNet(10, init_name='zeros'), 32), "Unknown initialisation 'zeros'"),
+    (lambda: shapes(ConvNet(10, depth=4), 12), 'too small for 4 poolings'),
+    (lambda: shapes(model.AlexNet(10), 28), 'AlexNet takes images of 32 x 32 pixels, not 28 x 28'),
+    (lambda: shapes(transfer.VGG11(10), 28), 'VGG11 takes images of 32 pixels'),
+    (lambda: official.import_official(weights(bias=5), NET, SHAPE), r'classifier.2.bias has shape \(5,\), not \(3,\)'),
+    (lambda: official.import_official(weights(drop='features.0.weight'), NET, SHAPE), 'features.0.weight is missing'),
+    (lambda: official.import_flat(np.zeros(7), NET, SHAPE), 'flat_w holds 7 values'),
+    (lambda: official.import_images(np.zeros((2, 3, 8, 8)), SHAPE), r'shape \(2, 3, 8, 8\) are not \[batch, 1, 8, 8\]'),
+    (lambda: official.import_images(np.full((2, 1, 8, 8), np.nan), SHAPE), 'NaN or infinite values in 2 of 2 images'),
   ],
 )
 def test_bad_input_is_named(call, said):

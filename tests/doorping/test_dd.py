@@ -13,7 +13,7 @@ from jaxpapers.engine.report import Report
 from tests.doorping.quick import jit
 
 CLASSES, SHAPE = 3, (8, 8, 1)
-NET = model.ConvNet(CLASSES, width=4, depth=2, patches=True)
+NET = model.ConvNet(CLASSES, width=4, depth=1, patches=True)
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), 6)
 PIXELS = RNG.integers(0, 255, (18, *SHAPE), np.uint8)

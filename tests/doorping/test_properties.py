@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpapers.doorping import dd, invisible, matching, model, trigger
+from jaxpapers.doorping import dd, invisible, matching, model, transfer, trigger
 from jaxpapers.engine.measure import program_flops
 from tests.doorping.quick import jit
 
@@ -185,6 +185,8 @@ def forward_macs(net, channels):
     (model.AlexNet(100), 3, 1_773_796, None),
     (model.ConvNet(10, norm='instancenorm'), 3, 694_858, None),
     (model.ConvNet(10, norm='instancenorm', head='one'), 3, 320_010, None),
+    (transfer.VGG11(10), 3, 9_231_114, None),
+    (transfer.ResNet18(10), 3, 11_436_618, None),
   ],
 )
 def test_parameters_and_multiply_adds(net, channels, parameters, macs):
