@@ -191,6 +191,9 @@ def _plan(config, name: str, masks: MaskPlan, truth: np.ndarray | None) -> Plan:
   points = [(order, float(f)) for order in ORDERS for f in config.curve.fractions] + [('all', 1.0)]
   if truth is not None:
     points.append(('truth', float(truth.mean())))
+  # What an earlier learner finds important, given to this one.
+  half = min(config.curve.fractions, key=lambda f: abs(f - 0.5))
+  points += [(f'top_of_{other}', float(half)) for other in config.learners[: config.learners.index(name)]]
   return Plan(
     masks,
     options.masks,

@@ -32,7 +32,8 @@ class Curve:
   """Returns of fresh learners on chosen cells: insertion keeps the top cells, deletion keeps the bottom ones.
 
   Attributes:
-    orders: [P] 'top', 'bottom', 'random', 'all' (every frame) or 'truth' (the planted cells).
+    orders: [P] 'top', 'bottom', 'random', 'all' (every frame), 'truth' (the planted cells) or 'top_of_NAME' (the top
+      cells of another learner's map).
     fractions: [P] share of the cells that is kept.
     returns: [S, P, L] mean return of every learner; seed s follows the map of seed s.
   """

@@ -28,6 +28,7 @@ from jaxpapers.r2rise.masks import cells_of, expand_cells, sample_cells, smooth_
 from jaxpapers.r2rise.retrain import curve_cells, retrain
 
 _MASKS, _LEARNERS, _ORDERS, _CURVE = range(4)  # branches of the key: no learner of the curve made the map
+_TOP_OF = 'top_of_'
 
 
 class MaskPlan(NamedTuple):
@@ -96,7 +97,8 @@ class Plan(NamedTuple):
     count: N masks of a map, a multiple of `chunk`.
     seeds: S independent maps, each with a curve of its own.
     chunk: retrainings of one step.
-    points: ((order, fraction), ...) of the curve, orders as `curve_cells` knows them; () for no curve.
+    points: ((order, fraction), ...) of the curve: orders as `curve_cells` knows them, or 'top_of_NAME', the top cells
+      of the maps of stage NAME; () for no curve.
     learners: L per point.
     estimator: of the map whose order the curve follows.
     truth: [F] bool for points of order 'truth', or None.
@@ -139,6 +141,7 @@ class MapState(NamedTuple):
     returns, kept: [S * N] mean return and kept weight of every mask; NaN until it was trained.
     curve: [S * P * L] mean returns.
     stopped: [S] int32 masks after which a map was reliable enough, 0 where it is not.
+    others: [M, S, F] maps of earlier stages that the curve follows, or None.
   """
 
   halves: Statistics
@@ -146,6 +149,7 @@ class MapState(NamedTuple):
   kept: jax.Array
   curve: jax.Array
   stopped: jax.Array
+  others: jax.Array | None
 
 
 class Numbers:
@@ -218,7 +222,10 @@ def map_and_curve(
   """
   chex.assert_shape(valid, frames.actions.shape[:1])
   count, cells, expand = plan.count, int(np.prod(plan.masks.shape)), plan.masks.expand()
-  names = tuple(order for order, _ in plan.points)
+  names = tuple('top' if order.startswith(_TOP_OF) else order for order, _ in plan.points)
+  followed = [order.removeprefix(_TOP_OF) for order, _ in plan.points if order.startswith(_TOP_OF)]
+  # Which map a point follows: its own, or one of the others.
+  sources = [followed.index(o.removeprefix(_TOP_OF)) + 1 if o.startswith(_TOP_OF) else 0 for o, _ in plan.points]
   fractions = np.asarray([fraction for _, fraction in plan.points], np.float32)
 
   def branch(number: int) -> jax.Array:
@@ -233,11 +240,15 @@ def map_and_curve(
 
     return jax.vmap(one)(halves)
 
-  def ranked(value: jax.Array, ids: jax.Array) -> jax.Array:
-    """[n, F] cells of the curve's retrainings `ids`, by the maps [S, F]."""
+  def ranked(state: MapState, ids: jax.Array) -> jax.Array:
+    """[n, F] cells of the curve's retrainings `ids`."""
+    maps = values(state.halves)[None]
+    if followed:
+      maps = jnp.concatenate([maps, state.others])
     point = ids // plan.learners % len(names)
     seed = ids // (plan.learners * len(names))
-    return curve_cells(branch(_ORDERS), value[seed], names, point, jnp.asarray(fractions)[point], ids, plan.truth)
+    value = maps[jnp.asarray(sources)[point], seed]
+    return curve_cells(branch(_ORDERS), value, names, point, jnp.asarray(fractions)[point], ids, plan.truth)
 
   def play(cells: jax.Array, ids: jax.Array, curve: jax.Array) -> tuple[jax.Array, jax.Array]:
     root = jnp.where(curve, jax.random.key_data(branch(_CURVE)), jax.random.key_data(branch(_LEARNERS)))
@@ -272,19 +283,19 @@ def map_and_curve(
     return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
 
   def init(key: jax.Array, batch: Any, earlier: Any) -> MapState:
-    del key, batch, earlier
+    del key, batch
     empty = importance_init(cells, gram=plan.estimator == 'ridge', xp=jnp)
     halves = jax.tree.map(lambda x: jnp.zeros((plan.seeds, 2, *x.shape), x.dtype), empty)
     unknown = jnp.full(plan.seeds * count, jnp.nan)
-    return MapState(halves, unknown, unknown, jnp.full(plan.curve_size, jnp.nan), jnp.zeros(plan.seeds, jnp.int32))
+    others = jnp.stack([values(earlier[name].halves) for name in followed]) if followed else None
+    curve = jnp.full(plan.curve_size, jnp.nan)
+    return MapState(halves, unknown, unknown, curve, jnp.zeros(plan.seeds, jnp.int32), others)
 
   def step(state: MapState, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[MapState, dict[str, jax.Array]]:
     del key
     ids, curve = batch['id'], batch['curve'][0]
     seed = ids[0] // count
-    chosen = (
-      sample(ids) if not names else jax.lax.cond(curve, lambda: ranked(values(state.halves), ids), lambda: sample(ids))
-    )
+    chosen = sample(ids) if not names else jax.lax.cond(curve, lambda: ranked(state, ids), lambda: sample(ids))
     idle = ~curve & (batch['known'][0] | (state.stopped[seed] > 0))
     returns, kept = jax.lax.cond(
       idle, lambda c, i, f: (batch['return'], batch['kept']), lambda c, i, f: spread(c, i, f), chosen, ids, curve

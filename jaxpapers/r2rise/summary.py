@@ -144,7 +144,7 @@ def curve_metrics(curve: Curve) -> dict[str, float]:
   share = min(ranked, key=lambda f: abs(f - 0.5))
   values, means, errors = {'share': float(share)}, curve.mean(), curve.error()
   for order, fraction, mean, error in zip(curve.orders, curve.fractions, means, errors, strict=True):
-    if fraction == share or order in ('all', 'truth'):
+    if fraction == share or order in ('all', 'truth') or order.startswith('top_of_'):
       values[order], values[f'{order}_se'] = float(mean), float(error)
   for a, b in (('top', 'random'), ('random', 'bottom')):
     spread = np.hypot(values[f'{a}_se'], values[f'{b}_se'])

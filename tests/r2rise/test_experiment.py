@@ -60,6 +60,8 @@ def test_the_test_variant_answers_the_three_questions(run):
   assert bc['map/auc_all_masks'] > 0.7 and bc['map/masks'] == 64 and bc['map/equality_p'] <= 0.05
   assert bc['curve/top'] > bc['curve/bottom'] and bc['curve/all'] > bc['curve/bottom']
   assert bc['map/auc_contrast'] == pytest.approx(bc['map/auc_contrast_plus_100'])
+  # The cross test: what BC finds important, given to the others.
+  assert {'curve/top_of_bc', 'curve/top_of_bco'} <= results['final']['gail'].keys()
   agreement = results['agreement']
   assert agreement['names'] == ['bc', 'bco', 'gail'] and np.shape(agreement['spearman']) == (3, 3)
   assert (run / 'report' / 'index.html').stat().st_size > 1000
