@@ -99,7 +99,7 @@ def over_time(page: Any, name: str, sets: Mapping[str, np.ndarray], unit: str) -
   left.axhline(90, color='black', ls=':', lw=1, label='uniform on the sphere')
   left.set(xlabel=f'time, {unit}', ylabel='mean distance of two observers, degrees', ylim=(0, None))
   right.set(xlabel=f'time, {unit}', ylabel='length of the mean direction', ylim=(0, 1.03))
-  left.legend(fontsize=8)
+  figure.legend(*left.get_legend_handles_labels(), loc='outside right upper', fontsize=8)
   page.figure(name, figure, 'How long the shared starting point matters: agreement of the observers over time.')
   plt.close(figure)
 

@@ -57,7 +57,7 @@ def _decoded(path: Path) -> Iterator[np.ndarray]:
     import imageio.v3 as iio
   except ImportError as error:
     raise UserError(
-      f'Decoding {path.name} needs imageio with PyAV (pip install "imageio[pyav]"), or a folder of extracted frames.'
+      f'Decoding {path.name} needs imageio with PyAV, pip install "imageio[pyav]", or a folder of extracted frames.'
     ) from error
   try:
     rate = round(iio.immeta(path, plugin='pyav')['fps'])
@@ -65,7 +65,8 @@ def _decoded(path: Path) -> Iterator[np.ndarray]:
       if index % rate == 0:
         yield frame
   except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-    raise UserError(f'{path} cannot be decoded as a video: {error}.') from error
+    reason = str(error).rstrip('.')
+    raise UserError(f'{path} cannot be decoded as a video: {reason}.') from error
 
 
 def _pictures(folder: Path) -> Iterator[np.ndarray]:

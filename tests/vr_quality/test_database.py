@@ -227,3 +227,23 @@ def test_clips_take_the_frames_of_their_condition_from_extracted_pictures(tmp_pa
     videos.keyframes(tmp_path / 'frames' / 'V_00')
   with pytest.raises(ValueError, match='7 or 15'):
     videos.condition_frames(frames, 10)
+
+
+def test_videos_are_decoded_at_one_frame_a_second(tmp_path):
+  av = pytest.importorskip('av', reason='PyAV is not installed (pip install "imageio[pyav]")')
+  with av.open(str(tmp_path / 'clip.mp4'), 'w') as file:
+    stream = file.add_stream('mpeg4', rate=10)
+    stream.width, stream.height, stream.pix_fmt = 64, 32, 'yuv420p'
+    for index in range(35):
+      frame = np.zeros((32, 64, 3), np.uint8)
+      frame[..., 0] = 7 * index
+      for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')):
+        file.mux(packet)
+    for packet in stream.encode():
+      file.mux(packet)
+  frames = videos.keyframes(tmp_path / 'clip.mp4', (16, 32))
+  assert frames.shape == (15, 16, 32, 3) and frames.dtype == np.uint8
+  np.testing.assert_allclose(frames[:5, 8, 16, 0], [0, 70, 140, 210, 210], atol=12)
+  (tmp_path / 'cut.mp4').write_bytes((tmp_path / 'clip.mp4').read_bytes()[:500])
+  with pytest.raises(UserError, match='cut.mp4 cannot be decoded as a video'):
+    videos.keyframes(tmp_path / 'cut.mp4')
