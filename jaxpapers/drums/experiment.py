@@ -218,7 +218,7 @@ def _optimizer(config: ml_collections.ConfigDict) -> Any:
   return adamw(options.rate, options.steps, warmup=options.warmup, weight_decay=options.weight_decay)
 
 
-def _sharding(config: ml_collections.ConfigDict) -> engine.Experiment:
+def _sharding(config: ml_collections.ConfigDict) -> Sequence[tuple[str, Any]]:
   return [('.*', engine.FSDP)] if config.mesh.fsdp else ()
 
 

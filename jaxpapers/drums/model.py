@@ -23,12 +23,12 @@ class Cache(NamedTuple):
 
   Attributes:
     store: [layers, 2, batch, kv_heads, length, head], keys then values; or, for unstacked variables, a tuple of
-      `layers` arrays whose leading axis is 1.
+      (keys, values) of every layer, [batch, kv_heads, length, head] each.
     valid: [batch, length] bool, False where a slot holds padding or nothing yet.
     index: int32 scalar, slots filled. All rows fill the same slots: shorter prompts are padded on the left.
   """
 
-  store: jax.Array | tuple[jax.Array, ...]
+  store: jax.Array | tuple[tuple[jax.Array, jax.Array], ...]
   valid: jax.Array
   index: jax.Array
 
@@ -57,11 +57,11 @@ def empty_cache(
   """
   _check_length(architecture, length)
   a = architecture
-  shape = (2, batch, a.kv_heads, length, a.head)
+  shape = (batch, a.kv_heads, length, a.head)
   if unstacked:
-    store = tuple(jnp.zeros((1, *shape), dtype) for _ in range(a.layers))
+    store = tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(a.layers))
   else:
-    store = jnp.zeros((a.layers, *shape), dtype)
+    store = jnp.zeros((a.layers, 2, *shape), dtype)
   return Cache(store, jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
 
 
@@ -343,7 +343,13 @@ def _places(valid: jax.Array, cache: Cache | None, fresh: bool) -> tuple[jax.Arr
 def _attend(block, q, k, v, mask, store, layer, index) -> tuple[jax.Array, jax.Array | None]:
   """Attention to these tokens, or to all in the cache, which takes them up."""
   k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-  if store is not None:
+  if isinstance(store, tuple):
+    store = tuple(
+      jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, index, 0))
+      for old, new in zip(store, (k, v), strict=True)
+    )
+    k, v = (k, v) if block.fresh else store
+  elif store is not None:
     new = jnp.stack([k, v])[None].astype(store.dtype)
     store = jax.lax.dynamic_update_slice(store, new, (layer, 0, 0, 0, index, 0))
     if not block.fresh:
