@@ -140,6 +140,7 @@ def _breakout10(config):
     {
       'masks': 256,
       'chunk': 64,
+      'batching': 'map',  # on CPU 64 optimizer states at once fall out of the cache
       'network': 'mlp',
       'optimizer': 'adam',
       'learning_rate': 3e-3,

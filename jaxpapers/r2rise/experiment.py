@@ -66,6 +66,13 @@ def _optimizer(options) -> optax.GradientTransformation:
   return optax.chain(optax.add_decayed_weights(options.l2), chosen) if options.l2 else chosen
 
 
+def _differentiable(options) -> optax.GradientTransformation | None:
+  """The optimizer with a derivative everywhere; None for a network too large to keep of every step."""
+  if options.network == 'nature':
+    return None
+  return optax.adam(options.learning_rate, eps_root=1e-8) if options.optimizer == 'adam' else _optimizer(options)
+
+
 def _known(name: str, known: Iterable[str], field: str) -> str:
   if name not in known:
     raise ValueError(f'{field}={name!r} is not known; known: {", ".join(known)}.')
@@ -178,6 +185,19 @@ def _check(config) -> None:
     )
 
 
+def _check_host_game(config, environment: Environment) -> None:
+  """A game outside of JAX has one set of emulators in a process, and no axis of learners."""
+  if environment.pure:
+    return
+  if jax.local_device_count() > 1:
+    raise ValueError(
+      f'{environment.name} plays on the host: use one device per process, not {jax.local_device_count()}.'
+    )
+  for name in ('bco', 'gail'):
+    if name in config.learners and config[name].batching == 'vmap':
+      raise ValueError(f"{environment.name} plays on the host: config.{name}.batching must be 'map'.")
+
+
 def _plan(config, name: str, masks: MaskPlan, truth: np.ndarray | None) -> Plan:
   """The plan of learner `name`."""
   options = config[name]
@@ -225,6 +245,7 @@ def _experiment(config) -> Experiment:
   environment, demos, truth = _problem(config)
   masks = MaskPlan(demos.episodes, demos.length, **config.mask).check()
   truth = None if truth is None else masks.truth(truth)
+  _check_host_game(config, environment)
   start = _start(config, environment)
   learners = {name: _learner(config, name, environment, start) for name in config.learners}
   plans = {name: _plan(config, name, masks, truth) for name in config.learners}
@@ -278,6 +299,7 @@ def _experiment(config) -> Experiment:
         masks.expand(),
         masks.shape,
         _branch(config, 'baselines'),
+        _differentiable(config.bc),
       ),
     )
     summary.save_maps(page.folder / 'map.npz', results)

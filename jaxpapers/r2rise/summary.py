@@ -166,12 +166,13 @@ def agreement_matrix(results: tuple[LearnerResult, ...], plans: Mapping[str, Pla
   reliability = [total_reliability(result, plans[result.name]) for result in results]
   size = len(results)
   tables = np.full((5, size, size), np.nan)
-  for i, j in np.ndindex(size, size):
+  for i, j in zip(*np.triu_indices(size), strict=True):
     if i == j:
       tables[:, i, i] = reliability[i], np.nan, np.nan, reliability[i], 1.0
     else:
-      pair = agreement(results[i].importance.value, results[j].importance.value, (reliability[i], reliability[j]))
-      tables[:, i, j] = pair.spearman, pair.low, pair.high, pair.ceiling, pair.overlap
+      maps = (results[k].importance.value for k in (i, j))
+      pair = agreement(*maps, (reliability[i], reliability[j]))
+      tables[:, i, j] = tables[:, j, i] = pair.spearman, pair.low, pair.high, pair.ceiling, pair.overlap
   return AgreementMatrix(tuple(result.name for result in results), *tables)
 
 

@@ -143,6 +143,18 @@ def test_soft_masks_need_a_sampling_that_weighs():
     experiment.experiment(config)
 
 
+def test_a_game_on_the_host_has_no_axis_of_learners(monkeypatch):
+  config = config_module.get_config('test')
+  problem = experiment._problem(config)
+  outside = problem._replace(environment=problem.environment._replace(pure=False))
+  monkeypatch.setattr(experiment, '_problem', lambda config: outside)
+  with pytest.raises(UserError, match=r"forks plays on the host: config.bco.batching must be 'map'"):
+    experiment.experiment(config)
+  monkeypatch.setattr(experiment.jax, 'local_device_count', lambda: 2)
+  with pytest.raises(UserError, match='use one device per process, not 2'):
+    experiment.experiment(config)
+
+
 @pytest.mark.parametrize('name', ['default', 'test', 'breakout10'])
 def test_every_variant_of_own_games_can_be_built(name):
   config = config_module.get_config(name)
