@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import reliant as config_module
-from jaxpapers.engine import UserError
-from jaxpapers.reliant import experiment, model, peers, problem, replicas, selection, trace, training
+from jaxpapers.engine import UserError, measure
+from jaxpapers.reliant import experiment, fairness, model, peers, problem, replicas, selection, trace, training
 from tests.reliant import toy
 
 KNOBS = training.Knobs(jnp.float32(30.0), jnp.int32(0))
@@ -305,3 +305,25 @@ def test_metrics_of_a_step_are_means_of_its_epochs_and_the_last_validation():
 
   state, metrics = jax.jit(training.repeated(epoch, 4))(jnp.int32(0), None, jax.random.key(0))
   assert state == 4 and metrics['loss'] == 1.5 and metrics['val_loss'] == 3.0
+
+
+def test_gradients_of_the_other_objectives_variables_are_never_formed():
+  data, state = toy.problem(), jax.eval_shape(cpf('learned')[0].init, jax.random.key(0), toy.problem(), targets())
+  inputs = training.Input('learned', 'append')
+
+  def flops(function, *arguments):
+    return measure.program_flops(function, *arguments)
+
+  def unfair(student, proxies):
+    logits = STUDENT.apply(student, inputs.individual(data.graph, proxies), jax.random.key(0)).logits
+    return fairness.gap(jax.nn.softmax(logits), data.student_contrast[0])
+
+  def epoch(kind):
+    trained = cpf(kind)[0]
+    start = jax.eval_shape(trained.init, jax.random.key(0), data, targets())
+    return flops(lambda s: trained.epoch(s, data, jax.random.key(0), KNOBS), start)
+
+  both = (state.params['student'], state.params['proxy'])
+  proxies_alone = flops(jax.grad(unfair, argnums=1), *both)
+  assert epoch('learned') - epoch('frozen') == proxies_alone
+  assert proxies_alone < flops(jax.grad(unfair, argnums=(0, 1)), *both)
