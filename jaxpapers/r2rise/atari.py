@@ -5,6 +5,7 @@ frames stacked, up to 30 no-ops and FIRE at a start, rewards as they are, an epi
 score blanked.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jaxpapers.r2rise.tracker import breakout_expert
 
 INSTALL = 'pip install "jaxpapers[atari]"'
 SIDE, DEPTH, SKIP = 84, 4, 4
+_CALLS = 1 << 24  # tickets of a group
 ROMS = {
   'beamrider': 'beam_rider',
   'breakout': 'breakout',
@@ -38,55 +40,84 @@ class AtariState(NamedTuple):
 
   Attributes:
     observations: [copies, 84, 84, 4] uint8, the newest frame last.
-    ticket: [copies] int32, the host's count of calls: a state can be stepped once.
+    ticket: [copies] int32, the host's group and its count of calls: a state can be stepped once.
   """
 
   observations: jax.Array
   ticket: jax.Array
 
 
+class _Group:
+  """Emulators that are stepped together, and how often they were called since their last reset."""
+
+  def __init__(self, games: Any, number: int):
+    self.games, self.number, self.calls = games, number, 0
+
+  def advance(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(frames, tickets) of a call."""
+    self.calls += 1
+    return np.ascontiguousarray(frames[:, 0]), np.full(
+      len(frames), self.number * _CALLS + self.calls % _CALLS, np.int32
+    )
+
+
 class _Host:
-  """Emulators by number of copies. Resetting so many copies again takes the same ones."""
+  """Groups of emulators by number of copies, at most `limit` of each.
 
-  def __init__(self, make: Any):
-    self._make, self._games, self._tickets = make, {}, {}
+  Devices call from threads of their own, each through one group at a time. A reset takes the group that was left alone
+  for longest: with twice as many groups as devices that is never one that another device is playing with.
+  """
 
-  def _advance(self, copies: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    self._tickets[copies] = (self._tickets.get(copies, 0) + 1) % (1 << 30)
-    return np.ascontiguousarray(frames[:, 0]), np.full(copies, self._tickets[copies], np.int32)
+  def __init__(self, make: Any, limit: int):
+    self._make, self._limit, self._lock = make, limit, threading.Lock()
+    self._groups: dict[int, list[_Group]] = {}
 
-  def _check(self, ticket: np.ndarray) -> int:
-    copies = len(ticket)
-    if self._tickets.get(copies) != int(ticket[0]):
-      raise RuntimeError('A state of Atari games on the host was used twice, or after they had been reset.')
-    return copies
+  def _take(self, copies: int) -> _Group:
+    with self._lock:
+      groups = self._groups.setdefault(copies, [])
+      group = groups.pop(0) if len(groups) == self._limit else _Group(self._make(copies), len(groups))
+      groups.append(group)
+      return group
+
+  def _find(self, ticket: np.ndarray) -> _Group:
+    number, calls = divmod(int(ticket[0]), _CALLS)
+    with self._lock:
+      groups = self._groups[len(ticket)]
+      group = next(g for g in groups if g.number == number)
+      if group.calls % _CALLS != calls:
+        raise RuntimeError(
+          'A state of Atari games on the host was used twice, or after they had been reset. Learners that play while '
+          "they train need batching='map'."
+        )
+      groups.remove(group)
+      groups.append(group)
+      return group
 
   def reset(self, seeds: Any) -> tuple[np.ndarray, np.ndarray]:
     seeds = np.asarray(seeds)
-    copies = len(seeds)
-    if copies not in self._games:
-      self._games[copies] = self._make(copies)
-    return self._advance(copies, self._games[copies].reset(seed=seeds)[0])
+    group = self._take(len(seeds))
+    return group.advance(group.games.reset(seed=seeds)[0])
 
   def step(self, ticket: Any, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    copies = self._check(np.asarray(ticket))
-    frames, rewards, ended, cut, _ = self._games[copies].step(np.asarray(actions, np.int32))
-    return *self._advance(copies, frames), rewards.astype(np.float32), ended | cut
+    group = self._find(np.asarray(ticket))
+    frames, rewards, ended, cut, _ = group.games.step(np.asarray(actions, np.int32))
+    return *group.advance(frames), rewards.astype(np.float32), ended | cut
 
   def restart(self, ticket: Any, seeds: Any, done: Any) -> tuple[np.ndarray, np.ndarray]:
-    copies, done = self._check(np.asarray(ticket)), np.array(done)
+    ticket, done = np.asarray(ticket), np.array(done)
+    group = self._find(ticket)
     # Without any reset ale-py would return nothing; the frames are then not looked at.
     if not done.any():
-      return self._advance(copies, np.zeros((copies, 1, SIDE, SIDE), np.uint8))
-    options = {'reset_mask': done}
-    return self._advance(copies, self._games[copies].reset(seed=np.asarray(seeds)[done], options=options)[0])
+      return group.advance(np.zeros((len(ticket), 1, SIDE, SIDE), np.uint8))
+    return group.advance(group.games.reset(seed=np.asarray(seeds)[done], options={'reset_mask': done})[0])
 
 
 def make_atari(game: str, max_steps: int = 27_000, threads: int = 0) -> Environment:
   """A game of the paper's list with its minimal set of actions.
 
-  The functions call the host from compiled programs (`pure` is False): they run on one device a process, are not to be
-  vmapped, and a state can be stepped once. Breakout has a scripted expert; the other games need demonstrations.
+  The functions call the host from compiled programs (`pure` is False): they are not to be vmapped, several devices take
+  them under shard_map or pmap, and a state can be stepped once. Breakout has a scripted expert; the other games need
+  demonstrations.
 
   Args:
     game: one of ROMS.
@@ -117,7 +148,8 @@ def make_atari(game: str, max_steps: int = 27_000, threads: int = 0) -> Environm
       max_num_frames_per_episode=max_steps * SKIP + 1000,
     )
 
-  host = _Host(make)
+  devices = jax.local_device_count()
+  host = _Host(make, limit=1 if devices == 1 else 2 * devices)
   num_actions = int(make(1).single_action_space.n)
   blank = jnp.asarray(score_rows(game, SIDE))[:, None]
 

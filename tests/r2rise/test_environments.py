@@ -151,6 +151,21 @@ def test_a_state_on_the_host_is_stepped_once(fake_ale):
     jax.block_until_ready(game.step(state, actions))
 
 
+def test_devices_play_side_by_side_with_emulators_of_their_own():
+  host = atari._Host(lambda copies: _Emulator('', copies), limit=4)
+  seeds = np.array([1, 2])
+  ticket = {device: host.reset(seeds + device)[1] for device in (0, 1)}
+  shown = {0: [], 1: []}
+  for _ in range(6):  # device 0 restarts after every second step, while device 1 goes on
+    for device in (0, 1):
+      frames, ticket[device], _, _ = host.step(ticket[device], np.zeros(2))
+      shown[device].append(frames[:, 0, 0].astype(int).tolist())
+    if len(shown[0]) % 2 == 0:
+      ticket[0] = host.reset(seeds)[1]
+  assert shown[0] == [[2, 3], [3, 4]] * 3
+  assert shown[1] == [[3 + k, 4 + k] for k in range(6)]
+
+
 def test_the_breakout_player_serves_and_runs_to_where_the_ball_will_land():
   player = jax.jit(breakout_expert)
 
