@@ -333,9 +333,10 @@ class _Run:
     distilled = np.asarray(state.images)[: len(self.lanes)][:, rows]
     history = jax.tree.map(np.asarray, states['distill'].history)
     outcomes = self._defend(state) if config.defences.enabled else {}
-    context = report.Context(
-      self.lanes, found, distilled, history, config.attack.target, images.mean, images.std, outcomes
-    )
+    target, copied = config.attack.target, {}
+    if config.distiller == 'dc' and config.distill.start == 'real':
+      copied = lanes.copied(self.lanes, self.stacked, target)
+    context = report.Context(self.lanes, found, distilled, history, target, images.mean, images.std, outcomes, copied)
     report.draw(page, context)
     for lane, image in zip(self.lanes, np.asarray(state.trigger), strict=True):
       if lane.attack != lanes.CLEAN:

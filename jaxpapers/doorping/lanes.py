@@ -124,6 +124,15 @@ def build(
   return stacked._replace(attack=stacked.attack._replace(tables=tables))
 
 
+def copied(lanes: Sequence[Lane], built: Lanes, target: int) -> dict[str, float]:
+  """{attack: share of the target's distilled images that start as copies of stamped ones}, for 'real' starts."""
+  rows = np.take_along_axis(np.asarray(built.attack.poisoned), built.start[:, target], 1).mean(1)
+  attacks = dict.fromkeys(lane.attack for lane in lanes if lane.attack != CLEAN)
+  return {
+    name: float(np.mean([r for r, lane in zip(rows, lanes, strict=True) if lane.attack == name])) for name in attacks
+  }
+
+
 def real_start(images: Images, ipc: int, seeds: Sequence[int], seed: int = 0) -> np.ndarray:
   """int32 [seeds, classes, ipc], numbers of clean real images; those that 'clean' distilled sets start from."""
   tables = dc.class_tables(images.y_train, images.classes)

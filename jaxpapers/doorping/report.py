@@ -35,6 +35,8 @@ class Context(NamedTuple):
     mean: [channels] of the normalisation.
     std: [channels].
     defences: {defence: {attack: Outcome}}; {} where none ran.
+    copied: {attack: share of the target's distilled images that started as copies of stamped ones}; {} where the sets
+      did not start from what the attacker has.
   """
 
   lanes: Sequence[Lane]
@@ -45,18 +47,19 @@ class Context(NamedTuple):
   mean: np.ndarray
   std: np.ndarray
   defences: Mapping[str, Mapping[str, Outcome]]
+  copied: Mapping[str, float]
 
   @property
   def first(self) -> dict[str, int]:
-    """{attack: lane of its first seed}."""
-    return {lane.attack: index for index, lane in reversed(list(enumerate(self.lanes)))}
+    """{attack: lane of its first seed}, in the order of the lanes."""
+    return {lane.attack: index for index, lane in enumerate(self.lanes) if lane.seed == 0}
 
 
 def draw(page: Any, context: Context) -> None:
   """Everything."""
   attack_table(page, context)
   answer(page, context)
-  first = {TITLES[name]: index for name, index in sorted(context.first.items(), key=lambda item: item[1])}
+  first = {TITLES[name]: index for name, index in context.first.items()}
   pixels = np.clip(context.images * context.std + context.mean, 0.0, 1.0)
   figures.bars(page, {TITLES[name]: row for name, row in context.rates.items() if name != REAL})
   figures.curves(page, {name: TITLES[name] for name in context.first})
@@ -65,7 +68,7 @@ def draw(page: Any, context: Context) -> None:
   moving = {title: context.history.patch[index] for title, index in first.items() if title.startswith('DOORPING')}
   if moving:
     figures.trigger_paths(page, moving, context.mean, context.std)
-  figures.distances(page, {title: index for title, index in first.items()}, context.history)
+  figures.distances(page, first, context.history)
   if context.defences:
     defence_report.draw(page, {d: _titled(row) for d, row in context.defences.items()}, context.target)
 
@@ -135,7 +138,14 @@ def answer(page: Any, context: Context) -> None:
   for sentence in said:
     page.text(sentence)
     say(sentence)
-  page.results(excess=stored)
+  if context.copied:
+    shares = ', '.join(f'{TITLES[attack]} {share:.0%}' for attack, share in context.copied.items())
+    page.text(
+      'The distilled sets started as copies of real images as the attacker has them. Of the target class, these '
+      f'carried the first trigger from the start: {shares}. What survives in a file may be these copies: '
+      '--config.distill.start=clean starts from images without trigger.'
+    )
+  page.results(excess=stored, copied=dict(context.copied))
 
 
 def _verdict(value: Any) -> str:

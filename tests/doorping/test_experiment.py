@@ -74,6 +74,8 @@ def test_lanes_differ_by_their_attack_alone(toy_step):
   listed, built, mask = toy_lanes(0.5)
   assert [lane.attack for lane in listed] == list(lanes.ATTACKS)
   clean, naive, doorping, clipped = range(4)
+  shares = lanes.copied(listed, built, 0)
+  assert shares == {name: built.attack.poisoned[1][built.start[1, 0]].mean() for name in lanes.ATTACKS[1:]}
   assert not built.attack.poisoned[clean].any() and built.attack.poisoned[naive].sum() == 12
   np.testing.assert_array_equal(built.attack.poisoned[naive], built.attack.poisoned[doorping])
   state, _ = toy_step(built)
