@@ -165,7 +165,7 @@ def curves_figure(learners: Sequence[LearnerResult]) -> plt.Figure:
         axis.axhline(means[0], color='black', ls=style, lw=1.2, label=text)
         if np.isfinite(errors[0]):
           axis.axhspan(means[0] - errors[0], means[0] + errors[0], color='black', alpha=0.08, lw=0)
-    axis.set(xlabel='share of the cells kept', ylabel='mean return', title=learner.name)
+    axis.set(xlabel='share of the cells kept', ylabel='mean return', title=learner.name, xlim=(0.0, 1.02))
   axes[0, -1].legend(fontsize=8, loc='upper left', bbox_to_anchor=(1.0, 1.0))
   return figure
 
@@ -201,9 +201,18 @@ def agreement_figure(agreement: AgreementMatrix, maps: Sequence[np.ndarray]) -> 
   for axis, (i, j) in zip(axes[0, 1:], pairs, strict=True):
     a, b = (np.asarray(maps[k], np.float64).reshape(-1) for k in (i, j))
     both = np.isfinite(a) & np.isfinite(b)
-    axis.scatter(stats.rankdata(a[both]), stats.rankdata(b[both]), s=9, alpha=0.6, color='tab:purple', lw=0)
+    axis.scatter(
+      stats.rankdata(a[both]),
+      stats.rankdata(b[both]),
+      s=float(np.clip(900 / both.sum(), 9, 40)),
+      alpha=0.6,
+      color='tab:purple',
+      lw=0,
+    )
     axis.set(xlabel=f'rank of a cell by {names[i]}', ylabel=f'by {names[j]}', aspect='equal')
-    axis.set_title(f'shared top fifth {agreement.overlap[i, j]:.0%}', fontsize=10)
+    axis.set_title(
+      f'$\\rho$ {agreement.spearman[i, j]:.2f}, shared top fifth {agreement.overlap[i, j]:.0%}', fontsize=9
+    )
   return figure
 
 
