@@ -96,7 +96,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   )
   config.victims = ml_collections.ConfigDict(
     {
-      'network': '',  # another one than config.network.name, for transfer
+      'network': '',  # convnet, alexnet, vgg11 or resnet18: another one than config.network.name, for transfer
       'count': 10,
       'epochs': 300,
       'rate': 0.01,

@@ -1,7 +1,7 @@
 """Binds the settings of configs/doorping.py to functions. The only file of the room that reads the config."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jaxpapers.doorping import (
   matching,
   model,
   report,
+  transfer,
   trigger,
   victim_lanes,
   victims,
@@ -80,7 +81,7 @@ class _Run:
     )
     options = trigger.TriggerOptions(**config.trigger)
     self.model = self._model(config.network.name)
-    self.victim_model = self._model(config.victims.network or config.network.name)
+    self.victim_model = self._model(config.victims.network or config.network.name, transfer.victim_network)
     self.problem = self._problem(self.model, self._dc_recipe(options) if config.distiller == 'dc' else None)
     self.victim_problem = self._problem(self.victim_model, None)
     self.victim_recipe = victims.VictimRecipe(**{k: config.victims[k] for k in victims.VictimRecipe._fields})
@@ -150,16 +151,18 @@ class _Run:
     shared = {name: given[name] for name in fields}
     return dc.Recipe(self.images.classes, outer, inner, trigger=options, **shared)
 
-  def _model(self, name: str) -> model.Network:
+  def _model(self, name: str, make: Callable[..., model.Network] = model.network) -> model.Network:
     """The network, checked against the images."""
     options = {k: v for k, v in self.config.network.items() if k != 'name'}
     if name == 'alexnet':
       options = {key: options[key] for key in ('init_name', 'patches')}
+    elif name != 'convnet':
+      options = {'patches': options['patches']}
     elif options['head'] != 'two':
       raise ValueError("config.network.head='one' has no hidden linear layer, which attacks and defences look at.")
     elif options['norm'] == 'batchnorm':
       raise ValueError("config.network.norm='batchnorm' is not distilled here; take another norm.")
-    made = model.network(name, self.images.classes, **options)
+    made = make(name, self.images.classes, **options)
     try:
       jax.eval_shape(lambda k: model.init_params(made, k, self.shape), jax.random.key(0))
     except ValueError as error:

@@ -138,6 +138,7 @@ def test_intervals_are_students_over_seeds():
     ({'network.norm': 'weightnorm'}, "Unknown norm 'weightnorm'"),
     ({'network.norm': 'batchnorm'}, "norm='batchnorm' is not distilled"),
     ({'network.name': 'alexnet'}, 'AlexNet takes images of 32 x 32 pixels, not 16 x 16'),
+    ({'victims.network': 'vgg12'}, 'vgg12'),
     ({'victims.network': 'alexnet'}, 'AlexNet takes images of 32 x 32'),
     ({'network.depth': 5}, 'too small for 5 poolings'),
     ({'data.dataset': 'cifar11'}, "Unknown dataset 'cifar11'. Did you mean 'cifar10'"),
@@ -190,6 +191,10 @@ def test_recipes_take_other_networks_targets_and_patches(colour):
   assert state.distilled.images.shape == (3, 10, 32, 32, 3) and state.history.patch.shape == (3, 1002, 4, 4, 3)
   assert set(state.history.layers) == {'conv0', 'conv1', 'linear0', 'hidden', 'logits'}
   assert batch['attack'].tables.count[1][3] == 4 + batch['attack'].poisoned[1][np.arange(40) % 10 != 3].sum()
+  config.victims.network = 'resnet18'
+  victims = experiment.experiment(config).stages[1]
+  state = jax.eval_shape(lambda key, s: victims.init(key, {}, {'distill': s}), jax.random.key(0), state)
+  assert state.victims.params['params']['logits']['kernel'].shape == (4, 10, 512, 10)
   np.testing.assert_array_equal(batch['trigger'][1, 0][trigger.patch_mask((32, 32, 3), 4) > 0], 2.0)
 
 
