@@ -23,11 +23,11 @@ class TeacherOutputs(NamedTuple):
 
   Attributes:
     logits: [N, C]; logarithms of the probabilities where the file holds those.
-    embedding: [N, H], [N, 0] where the file has none.
+    embedding: [N, H]; None where the file has none.
   """
 
   logits: np.ndarray
-  embedding: np.ndarray
+  embedding: np.ndarray | None
 
 
 def read_outputs(path: str, nodes: int, classes: int, *, need_embedding: bool = False) -> TeacherOutputs:
@@ -47,14 +47,14 @@ def read_outputs(path: str, nodes: int, classes: int, *, need_embedding: bool = 
   if not os.path.isfile(path):
     raise FileNotFoundError(f'There is no file {path!r} of teacher outputs (config.teacher_outputs).')
   found = _text(path, classes) if path.endswith('.txt') else _archive(path)
-  for name, values in found._asdict().items():
+  for name, values in _present(found).items():
     if values.ndim != 2 or len(values) != nodes:
       raise ValueError(f'{path}: {name} of shape {values.shape} must have a row for each of the {nodes} nodes.')
     if not np.isfinite(values).all():
       raise ValueError(f'{path}: {name} of node {np.argwhere(~np.isfinite(values))[0][0]} holds no finite number.')
   if found.logits.shape[1] != classes:
     raise ValueError(f'{path} has {found.logits.shape[1]} columns, but there are {classes} classes.')
-  if need_embedding and not found.embedding.shape[1]:
+  if need_embedding and found.embedding is None:
     raise ValueError(
       f'{path} has no embedding, which GraphAKD compares: use its .pth.tar file, or config.framework=cpf.'
     )
@@ -78,7 +78,7 @@ def _text(path: str, classes: int) -> TeacherOutputs:
     row = np.flatnonzero(wrong)[0]
     raise ValueError(f'{path}, row {row + 1}: {values[row].tolist()} are no probabilities that add up to 1.')
   logits = np.log(np.maximum(values, _LEAST)).astype(np.float32)
-  return TeacherOutputs(logits, np.zeros((len(values), 0), np.float32))
+  return TeacherOutputs(logits, None)
 
 
 def _archive(path: str) -> TeacherOutputs:
@@ -94,22 +94,28 @@ def _archive(path: str) -> TeacherOutputs:
       raise ValueError(str(error).replace(link, path)) from error
   if 'logits' not in state:
     raise ValueError(f'{path} must hold logits, and for GraphAKD embedding; it has {", ".join(state) or "nothing"}.')
-  logits = np.asarray(state['logits'], np.float32)
-  embedding = state.get('embedding', np.zeros((len(logits), 0)))
-  return TeacherOutputs(logits, np.asarray(embedding, np.float32))
+  arrays = {name: np.asarray(state[name], np.float32) for name in TeacherOutputs._fields if name in state}
+  return TeacherOutputs(**{'embedding': None, **arrays})
+
+
+def _present(outputs: TeacherOutputs) -> dict[str, np.ndarray]:
+  return {name: values for name, values in outputs._asdict().items() if values is not None}
 
 
 def as_model(outputs: TeacherOutputs) -> Model:
-  """A model whose parameters are its outputs; it looks nodes up by their 'id', so that samples work too."""
+  """A model whose parameters are its outputs; it looks nodes up by their 'id', so that samples work too.
+
+  Its embedding is the given one, or else the logits.
+  """
 
   def init(key, features, classes, nodes):
     del key, features, classes, nodes
-    return {name: jnp.asarray(values) for name, values in outputs._asdict().items()}
+    return {name: jnp.asarray(values) for name, values in _present(outputs).items()}
 
   def apply(params, graph, key=None):
     del key
     ids = graph.nodes['id']
-    return Output(params['logits'][ids], params['embedding'][ids])
+    return Output(params['logits'][ids], params.get('embedding', params['logits'])[ids])
 
   return Model(init, apply)
 

@@ -1,5 +1,6 @@
 """Teachers of whom only a file of outputs is at hand."""
 
+import dataclasses
 import sys
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import reliant as config_module
-from jaxpapers.engine import UserError
+from jaxpapers.engine import UserError, loop
 from jaxpapers.reliant import experiment, outputs, training
 from tests.reliant import toy
 
@@ -89,6 +90,16 @@ def test_wrong_archives_are_named(tmp_path, monkeypatch):
   (tmp_path / 'bail_GCN.pth.tar').write_bytes(b'PK')
   with pytest.raises(ValueError, match=r'bail_GCN.pth.tar.* needs PyTorch'):
     outputs.read_outputs(str(tmp_path / 'bail_GCN.pth.tar'), 6, 2)
+
+
+def test_the_stage_of_a_given_teacher_is_saved_and_restored(tmp_path):
+  path = tmp_path / 'output.txt'
+  np.savetxt(path, probabilities(1200), fmt='%.4f', delimiter='\t')
+  config = settings(path, proxy='none')
+  made = experiment.experiment(config)
+  made = dataclasses.replace(made, stages=made.stages[:1], report=lambda states, page: None)
+  first = loop.run(made, config, str(tmp_path / 'run'))
+  assert loop.run(made, config, str(tmp_path / 'run')) == first and 'test/dsp' in first['teacher']
 
 
 def settings(path, **changes):
