@@ -120,13 +120,14 @@ def _last(
   infinite = jnp.full(n + 1, jnp.inf, cost.dtype)
 
   def diagonal(carry, row):
-    before, last, result = carry
+    # What lay above in the diagonal before is the corner now.
+    corner, last, result = carry
     number, costs, free, values = row
-    up, corner = (jnp.concatenate([infinite[:1], x[:-1]]) for x in (last, before))
+    up = jnp.concatenate([infinite[:1], last[:-1]])
     new = jnp.where(free, combine(costs, up, last, corner), values)
     # By comparison: an index that differs from pair to pair would be a gather in every step.
     result = jnp.where((number == p_length + q_length) & (i[0] == p_length), new, result)
-    return (last, new, result), None
+    return (up, new, result), None
 
   rows = (np.arange(n + m + 1), skewed, ~(outside | edge), fixed)
   (_, _, result), _ = jax.lax.scan(diagonal, (infinite, infinite, jnp.zeros_like(infinite)), rows)
