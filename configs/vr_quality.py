@@ -2,9 +2,9 @@
 
 python launch/train.py --config=configs/vr_quality.py
   Synthetic panoramas with localised distortions and synthetic observers: the pseudocylindrical network with visibility
-  pooling, its plain-mean twin, its zero-padded twin, and a viewport model along the true scanpaths. SRCC on unseen scenes for seeds 0, 1, 2:
-  visibility .86 .84 .84, mean .65 .13 .51, zero-padded .87 .40 .84, viewports .89 .91 .85 (with seed 1 the mean and the
-  zero-padded model did not learn). Less than two minutes on two cores.
+  pooling, its plain-mean twin, its zero-padded twin, and a viewport model along the true scanpaths. About 100 processor
+  seconds. SRCC on unseen scenes for seeds 0, 1, 2: visibility .86 .84 .84, mean .65 .13 .51, zero-padded .87 .40 .84,
+  viewports .89 .91 .85 (with seed 1 the mean and the zero-padded model did not learn).
 
 python launch/train.py --config=configs/vr_quality.py:panoramas --config.data.dir=FOLDER
   The same distortions and observers on real panoramas (FOLDER/panoramas_cc0.npz).
