@@ -125,7 +125,13 @@ def _experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
     )
     arms.append(('finetune', started))
   if config.scratch:
-    arms.append(('scratch', training))
+    fresh = language_training(
+      network,
+      _optimizer(config, config.scratch_rate),
+      accumulate=options.accumulate,
+      axis_name=engine.axis_name(config),
+    )
+    arms.append(('scratch', fresh))
   if not arms:
     raise ValueError('Nothing to train: set config.scratch, config.pretrain.steps or a model with weights.')
   stages += [
@@ -213,9 +219,9 @@ def _window(config: ml_collections.ConfigDict, model: Model) -> int | None:
   return config.data.window or None if model.architecture.context < longest else None
 
 
-def _optimizer(config: ml_collections.ConfigDict) -> Any:
+def _optimizer(config: ml_collections.ConfigDict, rate: float = 0.0) -> Any:
   options = config.finetune
-  return adamw(options.rate, options.steps, warmup=options.warmup, weight_decay=options.weight_decay)
+  return adamw(rate or options.rate, options.steps, warmup=options.warmup, weight_decay=options.weight_decay)
 
 
 def _sharding(config: ml_collections.ConfigDict) -> Sequence[tuple[str, Any]]:

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpapers.drums.architecture import Architecture
-
-# Finite: a row whose keys are all masked gives an even average instead of NaN.
-MASKED = -1e30
+from jaxpapers.drums.attention import attention, rotate
 
 
 class Cache(NamedTuple):
@@ -275,44 +273,6 @@ class Linear(nn.Module):
       a, b = (self.get_variable('lora', name).astype(self.dtype) for name in ('a', 'b'))
       y = y + self.lora_scale * ((x @ a) @ b)
     return y
-
-
-def rotate(x: jax.Array, positions: jax.Array, theta: float, dimensions: int) -> jax.Array:
-  """Rotary embedding in the rotate-half layout: pairs are (i, i + dimensions / 2), frequency theta^(-2i/dimensions).
-
-  Args:
-    x: [batch, time, heads, head].
-    positions: [batch, time] int32.
-    theta: base of the frequencies.
-    dimensions: how many of a head's first dimensions turn; the others stay.
-  """
-  half = dimensions // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None, None].astype(jnp.float32) * frequency
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
-  first, second, rest = jnp.split(x.astype(jnp.float32), [half, dimensions], axis=-1)
-  turned = [first * cos - second * sin, second * cos + first * sin, rest]
-  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, drop=lambda weights: weights) -> jax.Array:
-  """Softmax attention; query head h reads key-value head h // (heads / kv_heads).
-
-  Args:
-    q: [batch, time, heads, head].
-    k: [batch, kv_heads, length, head].
-    v: [batch, kv_heads, length, head].
-    mask: [batch, time, length] bool, True where a query may look.
-    drop: applied to the weights.
-
-  Returns:
-    [batch, time, heads * head].
-  """
-  batch, time, heads, size = q.shape
-  q = q.reshape(batch, time, k.shape[1], -1, size)
-  scores = jnp.einsum('btkgh,bksh->bkgts', q, k, preferred_element_type=jnp.float32) * size**-0.5
-  weights = drop(jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1)).astype(v.dtype)
-  return jnp.einsum('bkgts,bksh->btkgh', weights, v).reshape(batch, time, heads * size)
 
 
 def _check_length(architecture: Architecture, length: int) -> None:

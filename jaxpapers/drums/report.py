@@ -154,7 +154,10 @@ def _predictions(page: Any, models: Mapping[str, Any], lines: Mapping[str, Mappi
     a, b = (final[stage].get('dev/nats_per_line') for stage in ('finetune', 'scratch'))
     if a is not None and b is not None:
       which = 'Pre-training on text helps here' if a < b else 'Pre-training on text does not help here'
-      page.text(f'{which}: {a:.3f} against {b:.3f} nats per line after equal steps (one seed: no estimate).')
+      page.text(
+        f'{which}: {a:.3f} against {b:.3f} nats per line after equal steps. '
+        'One seed is no estimate: when a network starts to look back by whole measures is chance to a large part.'
+      )
   page.results(baselines=lines)
 
 
