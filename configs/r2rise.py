@@ -102,6 +102,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'epsilon': 0.2,
       'max_kl': 0.1,
       'damping': 0.1,
+      'value_damping': 0.1,
       'cg_steps': 5,
       'line_steps': 4,
       'rate': 0.03,

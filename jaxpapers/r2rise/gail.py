@@ -35,6 +35,8 @@ class GailOptions(NamedTuple):
     epsilon: size of the value step.
     max_kl: trust region of the policy.
     damping: of the policy's curvature.
+    value_damping: of the value's; the authors have none, and in float32 their step then runs wild where few states were
+      seen.
     cg_steps: conjugate-gradient steps.
     line_steps: halvings of the line search.
     rate: of the discriminator's Adam and of the causal-entropy step.
@@ -53,6 +55,7 @@ class GailOptions(NamedTuple):
   rate: float = 1e-3
   double_sigmoid: bool = False
   scalar_action: bool = False
+  value_damping: float = 0.0
 
 
 class Pairs(NamedTuple):
@@ -153,8 +156,15 @@ def _add(a: Any, b: Any) -> Any:
 
 
 def _solve(hessian: Any, gradient: Any, steps: int) -> Any:
-  # Stops where the squared residual falls below 1e-10.
-  return cg(hessian, gradient, tol=0.0, atol=1e-5, maxiter=steps)[0]
+  """Conjugate gradients; zero where they break down.
+
+  They stop where the squared residual falls below 1e-10, or below what rounding leaves of it: the value's curvature is
+  singular where few features were seen, and going on would divide by its zeros.
+  """
+  rounding = 100 * float(jnp.finfo(jax.tree.leaves(gradient)[0].dtype).eps)
+  solution = cg(hessian, gradient, tol=rounding, atol=1e-5, maxiter=steps)[0]
+  finite = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(solution)]))
+  return jax.tree.map(lambda x: jnp.where(finite, x, 0.0), solution)
 
 
 def _scale(size: float, solution: Any, curved: Any) -> jax.Array:
@@ -183,7 +193,8 @@ def value_step(
   gradient = jax.grad(lambda p: -weighted_mean((value(p) - returns) ** 2, weights))(params)
 
   def curve(v):
-    return jax.jvp(jax.grad(lambda p: weighted_mean((old - value(p)) ** 2, weights)), (params,), (v,))[1]
+    product = jax.jvp(jax.grad(lambda p: weighted_mean((old - value(p)) ** 2, weights)), (params,), (v,))[1]
+    return jax.tree.map(lambda h, x: h + options.value_damping * x, product, v)
 
   solution = _solve(curve, gradient, options.cg_steps)
   step = _scaled(solution, _scale(options.epsilon, solution, curve(solution)))
