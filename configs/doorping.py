@@ -1,8 +1,8 @@
 """DOORPING: backdoor attacks against dataset distillation, and defences.
 
 python launch/train.py --config=configs/doorping.py
-  Real 16 x 16 digits (no download), 2 seeds: a clean distillation, NAIVEATTACK, DOORPING, and DOORPING kept in the pixel
-  range, side by side, then twelve defences. Expect an accuracy of .91 for all four; success (and that of the same
+  Real 16 x 16 digits (no download), 2 seeds: a clean distillation, NAIVEATTACK, DOORPING, and DOORPING kept in the
+  pixel range, side by side, then twelve defences. Expect an accuracy of .91 for all four; success (and that of the same
   trigger on victims of clean sets): NAIVEATTACK .35 (.08), DOORPING 1.0 (.02) for a patch that ends hundreds of units
   outside the pixel range, but .12 (.09) once it is rounded to pixels, and .11 (.09) where it was kept inside. Other
   seeds vary: the raw patch of one of three fails. What survives in a file are copies: distillation starts here from

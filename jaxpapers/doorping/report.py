@@ -155,7 +155,7 @@ def _verdict(value: Any) -> str:
 
 
 def _sentence(found: Mapping[str, Any], away: float) -> str:
-  where = f'{away:.0f} normalised units outside the pixel range' if away > 0 else 'inside the pixel range'
+  where = f'up to {away:.3g} normalised units outside the pixel range' if away > 0 else 'inside the pixel range'
   raw, rounded = found['raw'], found['uint8']
   ends = {
     'yes': 'a trigger that fits in an image file survives',
