@@ -2,7 +2,9 @@
 
 python launch/train.py --config=configs/r2rise.py
   Forks, a corridor whose important frames are known. BC, BCO and GAIL are each retrained on random halves of the
-  frames, three maps each; then on the top, bottom and random cells of every map; and the maps are compared.
+  frames, three maps each; then on the top, bottom and random cells of every map; and the maps are compared. Expect of
+  BC an area under the ROC curve of .85 to .90 and, with half of the cells, returns of 5.9 to 6.7 (top), 2.3 to 3.2
+  (random) and .1 to .5 (bottom) out of 8; of BCO an area of .75. GAIL's map is noise: it passes forks by surviving.
 
 python launch/train.py --config=configs/r2rise.py:breakout10
   A brick-breaker with wrong actions in 40 % of the blocks of a scripted expert's demonstrations: much noisier.
