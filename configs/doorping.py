@@ -13,7 +13,9 @@ python launch/train.py --config=configs/doorping.py:mnist --config.data.dir=FOLD
   The same on a subset of MNIST, from FOLDER/mnist10k.npz.
 
 python launch/train.py --config=configs/doorping.py:dd
-  Distillation by back-propagation through training instead of gradient matching, on the digits.
+  Distillation by back-propagation through training instead of gradient matching, on the digits, for fresh networks.
+  Expect accuracies of .5 to .6 (.76 on as many real images), and success in a file of .31 for NAIVEATTACK and .22 for
+  DOORPING where the controls have .10.
 
 python launch/train.py --config=configs/doorping.py:cifar10 --config.data.dir=FOLDER
   The published recipe; likewise fashion_mnist, cifar100, svhn and stl10, from the original files in FOLDER or through
@@ -180,8 +182,9 @@ def _dd(config):
   config.data.dataset = 'digits'
   config.distiller = 'dd'
   config.network.init_name = 'xavier'
-  config.dd.update({'per_class': 1, 'batch': 256, 'iterations': 60})
-  config.curve.every = 20
+  config.seeds = 1
+  config.dd.update({'per_class': 1, 'batch': 256, 'iterations': 120, 'fresh': True})
+  config.curve.every = 40
 
 
 def _test(config):
