@@ -1,7 +1,7 @@
 """Drum grooves from a language model.
 
 python launch/train.py --config=configs/drums.py
-  The default, about two minutes on 2 cores: a small byte-level Llama reads the documentation of Python's standard
+  The default, about three minutes on 2 cores: a small byte-level Llama reads the documentation of Python's standard
   library, then the 372 training grooves; the same network learns the grooves from scratch for as many steps. The report
   compares both with line models that know no language, and writes continuations as MIDI and WAV. Expect .99 nats per
   line on dev, 1.15 from scratch, .97 for the copy mixture and 2.26 for line frequencies.
