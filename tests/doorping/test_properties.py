@@ -33,7 +33,7 @@ distance = jit(matching.gradient_distance)
 ROWS = 11
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(SEEDS, st.floats(0.1, 100.0))
 def test_distance_ignores_the_length_of_a_row_and_all_biases(seed, most):
   real, synthetic = gradients(seed), gradients(seed + 1)
@@ -48,7 +48,7 @@ def test_distance_ignores_the_length_of_a_row_and_all_biases(seed, most):
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_distance_of_equal_and_of_opposite_gradients(seed):
   real = gradients(seed)
@@ -57,7 +57,7 @@ def test_distance_of_equal_and_of_opposite_gradients(seed):
   assert 0.0 < distance(real, gradients(seed + 1)) < 2.0 * ROWS
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(SEEDS, st.integers(2, 9), st.integers(2, 9), st.sampled_from([1, 3]), st.data())
 def test_stamping_is_idempotent_and_touches_the_patch_alone(seed, height, width, channels, data):
   shape, rng = (height, width, channels), np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def on_black(value):
   return jnp.where(MASK > 0, value, -0.5)[None].astype(jnp.float32)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.integers(0, 3), st.floats(2.0, 20.0), st.floats(-30.0, 30.0), st.integers(0, 12), st.booleans())
 def test_trigger_stays_outside_the_mask_and_within_reach(seed, alpha, value, limit, clipped):
   image = on_black(value)
@@ -113,7 +113,8 @@ def test_trigger_stays_outside_the_mask_and_within_reach(seed, alpha, value, lim
   else:
     assert np.abs(moved).max() <= 0.08 * int(got.steps) * (1 + 1e-3) + 1e-6
   if np.square(alpha - 1.0) * np.mean(np.square(got.start)) < 0.499:
-    assert got.steps == 0 and not moved.any()
+    # Clipping alone may move a patch that starts outside the range.
+    assert got.steps == 0 and (clipped or not moved.any())
 
 
 def test_dead_units_hold_the_trigger_and_calls_ratchet_upwards():
@@ -136,12 +137,13 @@ def meta():
   """float64: (loss, gradient) of blocks as a compiled function, and random blocks."""
   with jax.enable_x64(True):
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: x.astype(np.float64), params_of(1))
+    net = model.ConvNet(3, width=4, depth=1, patches=True)
+    params = jax.tree.map(lambda x: x.astype(np.float64), model.init_params(net, jax.random.key(1), SHAPE))
     real, labels = rng.normal(size=(5, *SHAPE)), rng.integers(0, 3, 5)
     blocks = dd.Blocks(rng.normal(size=(2, 3, *SHAPE)), np.full((4, 1), dd.raw_rate(0.3)))
 
     def loss(blocks):
-      return dd.meta_loss(NET.apply, params, blocks, dd.block_labels(3, 1), real, labels)[0]
+      return dd.meta_loss(net.apply, params, blocks, dd.block_labels(3, 1), real, labels)[0]
 
     yield jit(jax.value_and_grad(loss)), blocks
 
