@@ -174,14 +174,13 @@ def _model(config: ml_collections.ConfigDict, weights: bool = True) -> Model:
   shape = _architecture(config)
   if shape.family != 'gpt2':
     raise ValueError(f'No tokenizer of {config.model.name} is at hand: import its weights and call the functions.')
-  model = Model(shape, gpt2_tokenizer(), None)
   if not config.init_from and weights:
     raise ValueError(
       f'{config.model.name} needs its released weights: python launch/import_weights.py '
       f'--config=configs/drums.py:{config.variant} --weights=model.safetensors --workdir=RUN, then '
       '--config.init_from=RUN.'
     )
-  return _started(config, model, weights)
+  return _started(config, Model(shape, gpt2_tokenizer(), None), weights)
 
 
 def _started(config: ml_collections.ConfigDict, model: Model, weights: bool) -> Model:
