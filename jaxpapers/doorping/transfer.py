@@ -1,5 +1,6 @@
 """VGG11 and ResNet18 with instance norm: victims of another architecture than the one distilled for (section 3.1)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxpapers.doorping import model
-from jaxpapers.doorping.model import Outputs, flatten
+from jaxpapers.doorping.model import InstanceNorm, Outputs, flatten
 from jaxpapers.layers.conv import Conv, torch_uniform
+from jaxpapers.layers.resnet import BasicBlock
 
 VICTIMS = (*model.NETWORKS, 'vgg11', 'resnet18')
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 _RESNET18 = ((64, 1), (128, 2), (256, 2), (512, 2))
 
 
-def _instance_norm(x: jax.Array, name: str) -> jax.Array:
-  return nn.GroupNorm(x.shape[-1], epsilon=1e-5, use_fast_variance=False, name=name)(x)
+class _Norm(nn.Module):
+  """InstanceNorm, called as the blocks of `layers.resnet` call a batch norm."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+    """[batch, height, width, channels] -> the same shape."""
+    del use_running_average
+    return InstanceNorm(name='instance')(x)
 
 
 def _linear(features: int, fan_in: int, name: str) -> nn.Dense:
@@ -58,7 +66,7 @@ class VGG11(_Victim):
       for width in stage:
         padding = 3 if number == 0 and x.shape[-1] == 1 else 1
         x = Conv(width, 3, 1, padding, patches=self.patches, name=f'conv{number}')(x)
-        x = nn.relu(_instance_norm(x, f'norm{number}'))
+        x = nn.relu(InstanceNorm(name=f'norm{number}')(x))
         number += 1
       x = nn.max_pool(x, (2, 2), (2, 2))
     flat = flatten(x)
@@ -80,24 +88,15 @@ class ResNet18(_Victim):
   def outputs(self, x: jax.Array) -> Outputs:
     """[batch, height, width, channels] -> Outputs; `flat` is the mean over the last map."""
     chex.assert_rank(x, 4)
-    x = nn.relu(self._conv(x, 64, 3, 1, 'stem'))
+    conv = functools.partial(Conv, use_bias=False, patches=self.patches)
+    x = nn.relu(InstanceNorm(name='stem_norm')(conv(64, 3, name='stem_conv')(x)))
     for stage, (width, stride) in enumerate(_RESNET18):
       for block in range(2):
-        x = self._block(x, width, stride if block == 0 else 1, f'stage{stage}_block{block}')
+        first = stride if block == 0 else 1
+        x = BasicBlock(width, first, conv=conv, norm=_Norm, name=f'stage{stage}_block{block}')(x)
     flat = jnp.mean(x, (1, 2))
     hidden = nn.relu(_linear(512, flat.shape[1], 'hidden')(flat))
     return Outputs(flat, hidden, _linear(self.classes, 512, 'logits')(hidden))
-
-  def _conv(self, x: jax.Array, width: int, size: int, stride: int, name: str) -> jax.Array:
-    x = Conv(width, size, stride, size // 2, use_bias=False, patches=self.patches, name=f'{name}_conv')(x)
-    return _instance_norm(x, f'{name}_norm')
-
-  def _block(self, x: jax.Array, width: int, stride: int, name: str) -> jax.Array:
-    y = nn.relu(self._conv(x, width, 3, stride, f'{name}_0'))
-    y = self._conv(y, width, 3, 1, f'{name}_1')
-    if stride > 1 or x.shape[-1] != width:
-      x = self._conv(x, width, 1, stride, f'{name}_shortcut')
-    return nn.relu(x + y)
 
 
 def victim_network(name: str, classes: int, **options: Any) -> nn.Module:

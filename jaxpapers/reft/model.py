@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxpapers.layers.norm import FrozenBatchNorm
 from jaxpapers.layers.resnet import Bottleneck, ResNet
+from jaxpapers.ops import resize
 from jaxpapers.reft.heads import LinearHead
 from jaxpapers.reft.pixel_decoder import PixelDecoder, Pyramid
 from jaxpapers.reft.references import (
@@ -126,8 +127,7 @@ class RefT(nn.Module):
     pyramid = self.base.encode(images)
     nothing = self._nothing(images.dtype) if self.support_classifier else ()
     found = self.base.decoder(pyramid.levels, pyramid.mask_features, *nothing)
-    size = pyramid.mask_features.shape[1:3]
-    quarter = masks.reshape(masks.shape[0], size[0], masks.shape[1] // size[0], size[1], -1).mean(axis=(2, 4))
+    quarter = resize.adaptive_mean(masks[..., None], pyramid.mask_features.shape[1:3])[..., 0]
     best, _ = choose_queries(found.queries, mask_dice(found.masks[-1], quarter), self.top_k)
     centers = []
     for level in pyramid.levels:

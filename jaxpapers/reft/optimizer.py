@@ -46,7 +46,7 @@ def mask2former_optimizer(
     del params
     return jax.tree.map(lambda u, f: f * u, updates, backbone_rates(updates, backbone))
 
-  parts = [_clip_by_norm(clip)] if clip else []
+  parts = [optax.clip_by_global_norm(clip)] if clip else []
   parts += [
     optax.scale_by_adam(),
     optax.add_decayed_weights(weight_decay, decay_mask),
@@ -54,14 +54,3 @@ def mask2former_optimizer(
     optax.scale_by_learning_rate(learning_rate),
   ]
   return optax.chain(*parts)
-
-
-def _clip_by_norm(limit: float) -> optax.GradientTransformation:
-  """PyTorch's clipping, which divides by norm + 1e-6 and so shrinks a gradient of exactly the limit a little."""
-
-  def clip(updates, params):
-    del params
-    factor = jax.numpy.minimum(1.0, limit / (optax.global_norm(updates) + 1e-6))
-    return jax.tree.map(lambda u: factor * u, updates)
-
-  return optax.stateless(clip)

@@ -22,7 +22,7 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
   """Cosine over the last axis; norms are at least 1e-6."""
 
   def norm(x):
-    return jnp.maximum(jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1), 1e-12)), 1e-6)
+    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1), 1e-12))
 
   return jnp.sum(a * b, axis=-1) / (norm(a) * norm(b))
 

@@ -11,7 +11,6 @@ import optax
 
 from jaxpapers.doorping import data as rooms_data
 from jaxpapers.doorping import dc, dd, dsa, matching, model, official, trigger, victims
-from tests.doorping.quick import jit
 from tests.golden import Check, UnknownKindError, group, load
 
 
@@ -75,7 +74,7 @@ def net(data: dict, meta: dict) -> Iterable[Check]:
   state, x = group(data, 'param'), nhwc(data['input/x'])
   network = model.AlexNet(meta['num_classes']) if meta['arch'] == 'alexnet' else convnet(state)
   params = variables(network, state, x)
-  out = jit(functools.partial(network.apply, method='outputs'))(params, x)
+  out = jax.jit(functools.partial(network.apply, method='outputs'))(params, x)
   yield Check('logits', out.logits, data['output/logits'], 1e-4, relative=True, floor=1.0)
   yield Check('features_flat', out.flat, data['output/features_flat'], 1e-4, relative=True, floor=1.0)
   want = data['output/penultimate_post_relu']
@@ -103,7 +102,7 @@ def net_variants(data: dict, meta: dict) -> Iterable[Check]:
     options = {} if variant.startswith('depth') else _VARIANTS[variant]
     x, state = nhwc(data[f'input/x_c{channels}']), group(data, f'param/{name}')
     network = convnet(state, **options)
-    got = jit(network.apply)(variables(network, state, x), x)
+    got = jax.jit(network.apply)(variables(network, state, x), x)
     yield Check(name, got, data[f'output/{name}'], 1e-4, relative=True, floor=1.0)
 
 
@@ -115,7 +114,7 @@ def lrn(data: dict, meta: dict) -> Iterable[Check]:
   alphas = [float(a[0]) / float(a[1] if len(a) > 1 else 1) for a in (small, big)]
   yield Check('y', nchw(model.lrn(x, alpha=alphas[0], **options)), data['output/y'], 1e-5)
   yield Check('y_big', nchw(model.lrn(x, alpha=alphas[1], **options)), data['output/y_big'], 1e-5)
-  grad = jit(jax.grad(lambda x: jnp.sum(w * model.lrn(x, alpha=alphas[1], **options))))(x)
+  grad = jax.jit(jax.grad(lambda x: jnp.sum(w * model.lrn(x, alpha=alphas[1], **options))))(x)
   yield Check('grad_of_sum_w_y_big', nchw(grad), data['output/grad_of_sum_w_y_big'], 1e-5)
 
 
@@ -141,7 +140,7 @@ def _match(data: dict, meta: dict, norm: str, precision: str, dtype) -> Iterable
     given = gradient(syn)
     return jnp.stack([matching.gradient_distance(wanted, given, kind) for kind in matching.DISTANCES])
 
-  @jit
+  @jax.jit
   def all_of(real, syn):
     wanted = gradient(real)
     # One pass back for all kinds: compiling three would take most of the time of all reference files.
@@ -185,7 +184,7 @@ def _outer(data: dict, meta: dict, norm: str, precision: str, dtype) -> Iterable
   classes = meta['classes']
   labels = jnp.repeat(jnp.arange(classes), meta['ipc'])
 
-  @jit
+  @jax.jit
   def image_step(params, images, velocity, real):
     found = dc.match(network.apply, params, images.reshape(classes, -1, *images.shape[1:]), real)
     gradient = found.gradient.reshape(images.shape)
@@ -195,7 +194,7 @@ def _outer(data: dict, meta: dict, norm: str, precision: str, dtype) -> Iterable
       *dc.momentum_step(images, velocity, gradient, meta['lr_img'], meta['momentum']),
     )
 
-  @jit
+  @jax.jit
   def net_steps(params, images):
     return dc.train_network(network.apply, params, images, labels, meta['lr_net'], meta['inner'], jax.random.key(0))
 
@@ -238,7 +237,7 @@ def _meta_steps(data: dict, meta: dict) -> Iterable[Check]:
   mask = jnp.asarray(nhwc(data['input/mask'])) if door else None
   options = trigger.TriggerOptions(alpha=meta['alpha'], topk=meta['topk'])
 
-  @jit
+  @jax.jit
   def step(blocks, opt_state, real, real_labels, image, poisoned):
     def poison(final):
       if not door:
@@ -290,7 +289,7 @@ def evaluate_synset(data: dict, meta: dict) -> Iterable[Check]:
   images, tests = nhwc(data['input/images_syn']), nhwc(data['input/x_test'])
   network = convnet(state)
   recipe = victims.VictimRecipe(meta['epoch'], meta['lr'], meta['momentum'], meta['weight_decay'])
-  train = jit(
+  train = jax.jit(
     lambda p: victims.train(network.apply, p, images, jnp.asarray(data['input/labels_syn']), recipe, jax.random.key(0))
   )
   final = train(variables(network, state, images))
@@ -318,7 +317,7 @@ def trigger_update(data: dict, meta: dict) -> Iterable[Check]:
     options = trigger.TriggerOptions(case['alpha'], case['topk'], meta['lr'], meta['max_steps'], meta['threshold'])
     penultimate = functools.partial(network.apply, method='penultimate')
 
-    @jit
+    @jax.jit
     def call(limit, penultimate=penultimate, params=params, image=image, mask=mask, options=options):
       kernel = params['params']['hidden']['kernel']
       return trigger.update_trigger(penultimate, params, kernel, image, mask, options, max_steps=limit)

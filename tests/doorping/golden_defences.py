@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 from jaxpapers.doorping import neural_cleanse, scan, spectral, spectre, strip
-from tests.doorping.quick import jit
 from tests.golden import Check, group, load
 
 
@@ -56,7 +55,7 @@ def nhwc(x: np.ndarray) -> np.ndarray:
 
 def stripped(data: dict, params: dict) -> Iterable[Check]:
   images, overlays = jnp.asarray(nhwc(data['input/x'])), jnp.asarray(nhwc(data['input/overlays']))
-  got = jit(lambda x, o: strip.entropies(of(params), x, o))(images, overlays)
+  got = jax.jit(lambda x, o: strip.entropies(of(params), x, o))(images, overlays)
   yield Check('strip/entropy', got, data['output/entropy'], 1e-4)
   benign, trojan = data['input/benign_entropy'], data['input/trojan_entropy']
   limit = strip.threshold(benign)
@@ -74,7 +73,7 @@ def cleansed(data: dict, text: str, params: dict) -> Iterable[Check]:
   batches, weights = (jnp.asarray(x) for x in neural_cleanse.mini_batches(nhwc(data['input/x']), size))
   patch = (jnp.asarray(nhwc(data['input/trigger0'])), jnp.asarray(data['input/mask0']))
   optimizer = optax.adam(rate)
-  step = jit(
+  step = jax.jit(
     lambda patch, state, x, w: neural_cleanse.patch_step(of(params), optimizer, patch, state, x, w, label, weight)
   )
   steps = sorted(int(name.rsplit('step', 1)[1]) for name in data if name.startswith('output/trigger_pre_clip_step'))
@@ -86,7 +85,7 @@ def cleansed(data: dict, text: str, params: dict) -> Iterable[Check]:
       yield Check(f'nc/trigger step {number}', raw[0], nhwc(data[f'output/trigger_pre_clip_step{number}']), 1e-4)
       yield Check(f'nc/mask step {number}', raw[1], data[f'output/mask_pre_clip_step{number}'], 1e-4)
     current = jax.tree.map(lambda x: jnp.clip(x, 0.0, 1.0), raw)
-  final = jit(
+  final = jax.jit(
     lambda patch: neural_cleanse.invert(
       of(params),
       *patch,
@@ -118,11 +117,11 @@ def scanned(data: dict) -> Iterable[Check]:
   clean, labels = jnp.asarray(data['input/clean_feats']), jnp.asarray(data['input/clean_labels'])
   start, rows = jnp.asarray(data['input/init_membership']), np.argsort(data['input/labels'], kind='stable')
   classes = len(start)
-  covariances = jit(scan.decompose, static_argnums=2)(clean, labels, classes)
+  covariances = jax.jit(scan.decompose, static_argnums=2)(clean, labels, classes)
   yield Check('scan/Su', covariances.identity, data['output/Su'], 1e-4)
   yield Check('scan/Se', covariances.variation, data['output/Se'], 1e-4)
   features = jnp.asarray(data['input/feats'][rows]).reshape(*start.shape, -1)
-  ratios, index, member = jit(scan.scan_scores, static_argnums=3)(features, covariances, start, True)
+  ratios, index, member = jax.jit(scan.scan_scores, static_argnums=3)(features, covariances, start, True)
   yield Check('scan/score', ratios, data['output/score'], 1e-4, relative=True)
   yield Check('scan/anomaly_index', index, data['output/anomaly_index'], 1e-4, relative=True)
   yield Check('scan/membership', member, data['output/membership'], 0)

@@ -9,7 +9,6 @@ import pytest
 
 from jaxpapers.doorping import dc, matching, model, official, transfer, trigger
 from jaxpapers.doorping.model import ConvNet
-from tests.doorping.quick import jit
 
 CLASSES, IPC, SHAPE = 3, 2, (8, 8, 1)
 NET = ConvNet(CLASSES, width=4, depth=1, patches=True)
@@ -27,7 +26,7 @@ def compiled(recipe):
   def init(key):
     return NET.init(key, jnp.zeros((1, *SHAPE)))
 
-  return jit(
+  return jax.jit(
     lambda state, attack, key: dc.iteration(
       NET.apply, penultimate, init, state, lambda index: pool[index], attack, MASK, recipe, key
     )

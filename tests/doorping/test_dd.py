@@ -10,7 +10,6 @@ from etils import epath
 
 from jaxpapers.doorping import data, dd, dd_distilling, dd_report, distilling, lanes, model, trigger
 from jaxpapers.engine.report import Report
-from tests.doorping.quick import jit
 
 CLASSES, SHAPE = 3, (8, 8, 1)
 NET = model.ConvNet(CLASSES, width=4, depth=1, patches=True)
@@ -43,12 +42,12 @@ def stacked():
 
 @functools.cache
 def step():
-  return jit(lambda state, lane, real, key: dd_distilling.step(PROBLEM, RECIPE, state, lane, real, key, 1))
+  return jax.jit(lambda state, lane, real, key: dd_distilling.step(PROBLEM, RECIPE, state, lane, real, key, 1))
 
 
 @functools.cache
 def begun():
-  state = jit(lambda key: dd_distilling.start(PROBLEM, RECIPE, stacked(), key, 3))(jax.random.key(0))
+  state = jax.jit(lambda key: dd_distilling.start(PROBLEM, RECIPE, stacked(), key, 3))(jax.random.key(0))
   # A bright trigger, whose units are awake.
   return state._replace(trigger=state.trigger.at[2].set(jnp.where(PROBLEM.mask > 0, 30.0, -1.0)))
 
@@ -123,7 +122,9 @@ def test_victims_start_from_the_stored_network_then_from_fresh_ones(run, tmp_pat
   assert chosen.shape == (1, 2, 6)
   np.testing.assert_array_equal(LABELS[chosen], np.broadcast_to(dd.block_labels(CLASSES, 2), (1, 2, 6)))
   assert len(np.unique(chosen)) == 12
-  train = jit(lambda state: dd_distilling.victims(PROBLEM, RECIPE, state, [0, 0, 0], chosen, 2, jax.random.key(1), 1))
+  train = jax.jit(
+    lambda state: dd_distilling.victims(PROBLEM, RECIPE, state, [0, 0, 0], chosen, 2, jax.random.key(1), 1)
+  )
   params = train(states[-1])
   kernel = np.asarray(params['params']['logits']['kernel'])
   assert kernel.shape[:2] == (4, 2)

@@ -8,7 +8,6 @@ import pytest
 from jaxpapers.doorping import defence_report
 from jaxpapers.doorping.defence_suite import Attacked, Options, Trusted, defend
 from jaxpapers.engine.report import Report
-from tests.doorping.quick import jit
 from tests.doorping.test_defences import planted, quadrants
 
 OPTIONS = Options(
@@ -47,9 +46,7 @@ def outcomes(scene):
     del images, labels, key
     return jax.tree.map(lambda x: x[0], attacks['clean'].params)
 
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'jit', jit)  # a dozen programs that run twice
-    return defend(network, attacks, *rest, 2, jax.random.key(0), OPTIONS, retrain)
+  return defend(network, attacks, *rest, 2, jax.random.key(0), OPTIONS, retrain)
 
 
 def test_every_defence_judges_every_attack(outcomes):

@@ -21,7 +21,6 @@ from jaxpapers.doorping import (
   strip,
 )
 from jaxpapers.doorping.defence import Network
-from tests.doorping.quick import jit
 
 RNG = np.random.default_rng(0)
 
@@ -107,7 +106,7 @@ def cleansed():
     def logits_of(x):
       return network.forward(params, x)[0]
 
-    return jit(
+    return jax.jit(
       lambda key: neural_cleanse.invert_all(
         logits_of, batches, weights, 4, key, at_once=at_once, learning_rate=0.05, weight_l1=0.05, epochs=120
       )
@@ -139,7 +138,7 @@ def test_mini_batches_pad_without_weight():
 def test_abs_finds_the_planted_unit():
   network, params = planted()
   images, labels = quadrants(24)
-  found, stimuli = jit(
+  found, stimuli = jax.jit(
     lambda key: brain_stimulation.stimulate(
       network, params, jnp.asarray(images), jnp.asarray(labels), lambda x: x, key, max_size=3, epochs=60
     )
@@ -164,7 +163,7 @@ def test_fine_pruning():
   images, labels = quadrants(40)
   stamped = images.copy()
   stamped[:, 5, 5] = 1.0
-  run = jit(lambda p: fine_pruning.fine_prune(network, p, images, labels, images, labels, stamped, 2))
+  run = jax.jit(lambda p: fine_pruning.fine_prune(network, p, images, labels, images, labels, stamped, 2))
   result = run(params)
   # The unit of the trigger sleeps on clean images, so it goes first and takes the attack with it.
   np.testing.assert_allclose(result.curve[0], [1.0, 1.0])
@@ -182,7 +181,7 @@ def test_denoiser_size(channels, count):
 
 def test_denoiser_removes_noise():
   clean = quadrants(64)[0]
-  variables = jit(lambda key: denoiser.fit(clean, key, steps=300))(jax.random.key(0))
+  variables = jax.jit(lambda key: denoiser.fit(clean, key, steps=300))(jax.random.key(0))
   noisy = clean + 0.3 * RNG.normal(size=clean.shape).astype(np.float32)
   got = denoiser.purify(variables, jnp.asarray(noisy))
   assert np.mean((got - clean) ** 2) < 0.5 * np.mean((np.clip(noisy, 0, 1) - clean) ** 2)
@@ -239,12 +238,12 @@ def test_scan_points_at_the_mixed_class():
   means = 3.0 * RNG.normal(size=(6, 4))
   labels = np.repeat(np.arange(6), 40)
   clean = (means[labels] + 0.5 * RNG.normal(size=(240, 4))).astype(np.float32)
-  covariances = jit(scan.decompose, static_argnums=2)(clean, labels, 6)
+  covariances = jax.jit(scan.decompose, static_argnums=2)(clean, labels, 6)
   np.testing.assert_allclose(covariances.variation, 0.25 * np.eye(4), atol=0.08)
   features = (means[:, None] + 0.5 * RNG.normal(size=(6, 30, 4))).astype(np.float32)
   features[1, :12] += 4.0
   start = jnp.asarray(RNG.uniform(size=(6, 30)), jnp.float32)
-  ratios, index, member = jit(scan.scan_scores)(features, covariances, start)
+  ratios, index, member = jax.jit(scan.scan_scores)(features, covariances, start)
   assert int(jnp.argmax(ratios)) == 1 and index[1] > scan.LIMIT
   group = np.asarray(member[1]) > 0.5
   assert (group[:12] != group[12]).all() and (group[12:] == group[12]).all()

@@ -17,7 +17,6 @@ import scipy.stats
 from configs import doorping as settings
 from jaxpapers.doorping import data, dc, distilling, experiment, lanes, model, rates, trigger, victim_lanes
 from jaxpapers.engine.errors import UserError
-from tests.doorping.quick import jit
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (8, 8, 1)
@@ -50,7 +49,7 @@ def toy_step():
     (trigger.patch_slice(8, 2), trigger.patch_slice(8, 2)),
     dc.Recipe(2, outer=2, inner=1, real_batch=3, trigger=options),
   )
-  step = jit(lambda state, lane_data, key: distilling.step(problem, state, lane_data, key, 1))
+  step = jax.jit(lambda state, lane_data, key: distilling.step(problem, state, lane_data, key, 1))
 
   def run(lane_data):
     lane_data = jax.tree.map(jnp.asarray, lane_data)
@@ -209,13 +208,12 @@ def test_svhn_as_published_is_striped(colour):
   assert white[29:31, :, :2].all() and not white[..., 2].any()
 
 
-def run(workdir, flags):
+def run(workdir):
   command = [sys.executable, 'launch/train.py', '--config=configs/doorping.py:test', f'--workdir={workdir}']
   # Without the shared folder: the embedded digits need no data.
   environment = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': flags,
     'JAXPAPERS_SHARED': str(workdir / 'nothing'),
   }
   command += ['--config.checkpoint.every=2', '--config.checkpoint.keep=9']
@@ -229,9 +227,9 @@ def run(workdir, flags):
   return done.stdout, results, marks
 
 
-def test_variant_runs_from_end_to_end_and_goes_on_where_it_stopped(tmp_path, quick_flags):
+def test_variant_runs_from_end_to_end_and_goes_on_where_it_stopped(tmp_path):
   workdir = tmp_path / 'run'
-  said, results, marks = run(workdir, quick_flags)
+  said, results, marks = run(workdir)
   assert 'DOORPING: CTA' in said and 'clean: CTA' in said
   assert set(results['rates']) == {'clean', 'doorping', rates.REAL} and 'doorping' in results['excess']
   report = workdir / 'report'
@@ -242,6 +240,6 @@ def test_variant_runs_from_end_to_end_and_goes_on_where_it_stopped(tmp_path, qui
   shutil.rmtree(workdir / 'checkpoints' / 'victims')
   shutil.rmtree(workdir / 'checkpoints' / 'distill' / '4')
   shutil.rmtree(report)
-  said, again, same = run(workdir, quick_flags)
+  said, again, same = run(workdir)
   assert 'distill: resuming at step 2 of 4' in said
   assert same == marks and again == results

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from jaxpapers.doorping import dd, invisible, matching, model, transfer, trigger
 from jaxpapers.engine.measure import program_flops
-from tests.doorping.quick import jit
 
 SEEDS = st.integers(0, 2**31 - 1)
 SHAPE = (8, 8, 1)
@@ -29,7 +28,7 @@ def gradients(seed):
   return jax.tree.map(np.float32, tree)
 
 
-distance = jit(matching.gradient_distance)
+distance = jax.jit(matching.gradient_distance)
 ROWS = 11
 
 
@@ -88,7 +87,7 @@ def call(topk, clip):
       penultimate, params, kernel, image, MASK, options, low=-1.0, high=2.0, max_steps=limit
     )
 
-  return jit(update)
+  return jax.jit(update)
 
 
 @functools.cache
@@ -111,7 +110,8 @@ def test_trigger_stays_outside_the_mask_and_within_reach(seed, alpha, value, lim
   if clipped and limit:
     assert np.all(np.abs(np.asarray(got.trigger)[0][MASK > 0] - 0.5) <= 1.5)
   else:
-    assert np.abs(moved).max() <= 0.08 * int(got.steps) * (1 + 1e-3) + 1e-6
+    # Cauchy-Schwarz: of up to 12 Adam steps none exceeds its rate by more than 6.3 %.
+    assert np.abs(moved).max() <= 0.08 * int(got.steps) * 1.063 + 1e-6
   if np.square(alpha - 1.0) * np.mean(np.square(got.start)) < 0.499:
     # Clipping alone may move a patch that starts outside the range.
     assert got.steps == 0 and (clipped or not moved.any())
@@ -145,7 +145,7 @@ def meta():
     def loss(blocks):
       return dd.meta_loss(net.apply, params, blocks, dd.block_labels(3, 1), real, labels)[0]
 
-    yield jit(jax.value_and_grad(loss)), blocks
+    yield jax.jit(jax.value_and_grad(loss)), blocks
 
 
 def test_meta_gradient_is_that_of_finite_differences(meta):
@@ -208,7 +208,7 @@ def test_invisible_raises_the_activation_and_pulls_what_is_far_from_black():
   image = jax.random.normal(jax.random.key(3), (1, *SHAPE)).at[0, 0, 0].set(30.0)
   params = params_of(0)
 
-  @jit
+  @jax.jit
   def update(image):
     kernel = params['params']['hidden']['kernel']
     penultimate = functools.partial(NET.apply, method='penultimate')

@@ -1,6 +1,5 @@
 """Language models, sampling, byte-pair encoding and GGUF against stored outputs of PyTorch and Hugging Face."""
 
-import functools
 from collections.abc import Iterable
 
 import jax
@@ -16,10 +15,8 @@ from jaxpapers.drums.model import Decoder, empty_cache
 from jaxpapers.drums.sampling import filter_logits
 from tests.golden import Check, group
 
+
 # Programs that run once: compiling them well would take longest.
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
 def language_model(data: dict, meta: dict) -> Iterable[Check]:
   architecture = from_huggingface(meta)
   decoder = Decoder(architecture)
@@ -31,7 +28,7 @@ def language_model(data: dict, meta: dict) -> Iterable[Check]:
   )
 
   # One program for the forward passes and one for the gradients: eager calls would compile every operation.
-  @quick
+  @jax.jit
   def forward(variables):
     out = decoder.apply(variables, ids, hidden=True)
     nats = token_nats(out.logits, ids)
@@ -41,7 +38,7 @@ def language_model(data: dict, meta: dict) -> Iterable[Check]:
   def loss(params, weights):
     return weighted_mean(token_nats(decoder.apply({'params': params}, ids).logits, ids), weights)
 
-  @quick
+  @jax.jit
   def train(params):
     def update(carry, weights):
       params, state = carry
@@ -87,7 +84,7 @@ def language_model(data: dict, meta: dict) -> Iterable[Check]:
 def _cached(decoder: Decoder, variables: dict, ids: jax.Array, prefill: int) -> np.ndarray:
   """Logits of the last prefilled token and of every single step after it."""
 
-  @quick
+  @jax.jit
   def run(variables):
     cache = empty_cache(decoder.architecture, *ids.shape)
     first = decoder.apply(variables, ids[:, :prefill], cache=cache, fresh=True, last=True)
@@ -134,7 +131,7 @@ def smollm2(data: dict, meta: dict) -> Iterable[Check]:
     yield Check(f'{name} stats', [value.mean(), value.std(), np.abs(value).max()], [mean, deviation, largest], 1e-5)
   model = gguf.language_model(path)
   decoder = Decoder(model.architecture)
-  forward = quick(lambda v, ids, valid: decoder.apply(v, ids, valid, hidden=True))
+  forward = jax.jit(lambda v, ids, valid: decoder.apply(v, ids, valid, hidden=True))
   variables = jax.device_put(model.variables)
   rows = [meta['ids'][str(index)] for index in range(len(meta['prompts']))]
   longest = max(map(len, rows))

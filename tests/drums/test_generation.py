@@ -12,7 +12,6 @@ from jaxpapers.drums.grammar import measures_grammar
 from jaxpapers.drums.model import Decoder
 from jaxpapers.drums.sampling import check_sampling, draw, filter_logits
 from jaxpapers.drums.tokenizers import byte_tokenizer
-from tests.drums.test_model import quick
 
 BYTES = byte_tokenizer()
 LEGAL = b'-o\n'
@@ -22,7 +21,7 @@ LEGAL = b'-o\n'
 def untrained():
   """A decoder that has learnt nothing, sure of itself: its logits are far from even."""
   decoder = Decoder(llama(256, 1, 8, 2, 1, 8, 2048))
-  variables = quick(decoder.init)(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))
+  variables = jax.jit(decoder.init)(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))
   return decoder, jax.tree.map(lambda x: 20.0 * x, variables)
 
 

@@ -1,7 +1,5 @@
 """The decoder: cache, padding, released sizes, and weights under Hugging Face's names."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +28,6 @@ COUNTS = {
 
 
 # Small programs that run once: compiling them well would take longest.
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
 def random_state(architecture: Architecture, seed: int = 0) -> dict[str, np.ndarray]:
   """Weights under the official names that no part of the network can ignore."""
   rng = np.random.default_rng(seed)
@@ -62,7 +57,7 @@ def test_cache_and_left_padding_change_nothing(family):
       logits.append(out.logits)
     return jnp.concatenate(logits, axis=1)
 
-  @quick
+  @jax.jit
   def run(variables):
     plain = decoder.apply(variables, ids).logits
     shifted = decoder.apply(variables, padded, jnp.broadcast_to(valid, padded.shape)).logits[:, 3:]
@@ -83,7 +78,7 @@ def test_a_row_of_padding_alone_gives_numbers():
   decoder = Decoder(TINY['gpt2'])
   ids = jnp.zeros((1, 4), jnp.int32)
   variables = official.import_official(random_state(TINY['gpt2']), TINY['gpt2'])
-  logits = quick(lambda v: decoder.apply(v, ids, jnp.zeros((1, 4), bool)).logits)(variables)
+  logits = jax.jit(lambda v: decoder.apply(v, ids, jnp.zeros((1, 4), bool)).logits)(variables)
   assert np.all(np.isfinite(logits))
 
 

@@ -23,7 +23,6 @@ from jaxpapers.drums.notation import prompt_completion, to_text
 from jaxpapers.drums.tokenizers import byte_tokenizer
 from jaxpapers.drums.training import Network, language_training
 from jaxpapers.engine import UserError
-from tests.drums.test_model import quick
 
 ROOT = Path(__file__).parents[2]
 BYTES = byte_tokenizer()
@@ -89,7 +88,7 @@ def small():
   """(decoder with LoRA scale 2, parameters, ids)."""
   decoder = Decoder(gpt2(256, 2, 8, 2, 16), lora_scale=2.0)
   ids = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 12)), jnp.int32)
-  return decoder, quick(decoder.init)(jax.random.key(0), ids)['params'], ids
+  return decoder, jax.jit(decoder.init)(jax.random.key(0), ids)['params'], ids
 
 
 def test_low_rank_updates_start_at_nothing_merge_and_train_alone(small):
@@ -98,7 +97,7 @@ def test_low_rank_updates_start_at_nothing_merge_and_train_alone(small):
   training = language_training(network, optax.adam(0.1))
   batch = {'ids': np.asarray(ids), 'weights': np.ones((2, 11), np.float32)}
 
-  @quick
+  @jax.jit
   def run(params):
     start = training.init(jax.random.key(1), batch, {})
     end, _ = training.step(training.step(start, batch, jax.random.key(2))[0], batch, jax.random.key(3))
@@ -163,7 +162,7 @@ def test_a_run_of_the_study_begins_anew(small):
   batch = {'ids': np.asarray(ids), 'weights': np.ones((2, 11), np.float32), 'seed': np.zeros(2, np.int32)}
   arm = {name: {**batch, 'arm': np.full(2, transfer.ARMS.index(name), np.int32)} for name in transfer.ARMS}
 
-  @quick
+  @jax.jit
   def run():
     state = training.init(jax.random.key(0), arm['pretrained'], {})
     ends = []

@@ -54,7 +54,7 @@ def _block(x, **options):
 
 def _run(function, *args):
   """Compiled in a hurry: what runs once is not worth optimising."""
-  return jax.jit(function, compiler_options={'xla_backend_optimization_level': 0})(*args)
+  return jax.jit(function)(*args)
 
 
 def _edit(variables, function):

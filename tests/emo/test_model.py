@@ -21,7 +21,7 @@ PUBLISHED = {  # parameters, buffers, backbone, MACs at 224x224, 256x256 and 192
 
 def _run(function, *args):
   """Compiled in a hurry: what runs once is not worth optimising."""
-  return jax.jit(function, compiler_options={'xla_backend_optimization_level': 0})(*args)
+  return jax.jit(function)(*args)
 
 
 def _tiny(**options):

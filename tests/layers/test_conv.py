@@ -8,8 +8,6 @@ import pytest
 
 from jaxpapers.layers.conv import Conv, DepthwiseConv, chunked, conv, depthwise_conv, torch_uniform
 
-QUICK = {'xla_backend_optimization_level': 0}  # many small programs that run once: compiling is what costs
-
 
 def _close(got, want, tolerance=1e-5):
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -49,7 +47,7 @@ def test_shifted_equals_definition_at_every_size(kernel_size, stride):
     want = _reference(x, kernel, stride, kernel_size // 2, None)[0]
     gradient = np.sin(np.arange(want.size)).reshape(want.shape)
     want, dx, dk = _reference(x, kernel, stride, kernel_size // 2, gradient)
-    run = jax.jit(functools.partial(_value_and_gradients, 'shifted', stride), compiler_options=QUICK)
+    run = jax.jit(functools.partial(_value_and_gradients, 'shifted', stride))
     _close(run(x, kernel), (want, (dx, dk)))
 
 

@@ -1,7 +1,6 @@
-"""A corridor small enough for tests, and learners of it that compile quickly."""
+"""A corridor small enough for tests, and learners of it."""
 
 import functools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +44,7 @@ def explain(learner=None, seed=0, **options):
   """`r2rise.explain` on the corridor."""
   game, demos, _ = problem()
   options = {'masks': 512, 'chunk': 128, 'episodes': 4, 'epsilon': 0.05} | options
-  # The programs run for milliseconds: compiling them well would take longer.
-  quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-  with mock.patch.object(jax, 'jit', quick):
-    return r2rise.explain(learner or votes(), game, demos, jax.random.key(seed), **options)
+  return r2rise.explain(learner or votes(), game, demos, jax.random.key(seed), **options)
 
 
 def frames():

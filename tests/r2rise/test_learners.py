@@ -1,8 +1,5 @@
 """Learners: many at once equal one at a time, masked frames do not matter, and gradients are those of the formulas."""
 
-import functools
-from unittest import mock
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,7 +15,6 @@ from jaxpapers.r2rise.model import Mlp
 from tests.r2rise import corridor
 
 ACTIONS = corridor.FORKS['num_actions']
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def make(name):
@@ -38,7 +34,7 @@ def test_eight_learners_at_once_are_eight_single_ones(name):
   learner, frames = make(name), corridor.frames()
   keys, weights = jax.random.split(jax.random.key(0), 8), jnp.asarray(corridor.half_masks(8))
 
-  @quick
+  @jax.jit
   def both(keys, weights):
     return [learners.train_masked(learner, keys, frames, weights, batching) for batching in ('vmap', 'map')]
 
@@ -55,7 +51,7 @@ def test_dropped_frames_do_not_matter(sampling):
   frames, weights = corridor.frames(), jnp.asarray(corridor.half_masks(1, seed=3)[0])
   spoilt = jnp.where(weights == 0, (frames.actions + 1) % ACTIONS, frames.actions)
   assert (spoilt != frames.actions).any()
-  train = quick(lambda actions: learner.train(jax.random.key(1), frames._replace(actions=actions), weights))
+  train = jax.jit(lambda actions: learner.train(jax.random.key(1), frames._replace(actions=actions), weights))
   for a, b in zip(jax.tree.leaves(train(frames.actions)), jax.tree.leaves(train(spoilt)), strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -66,7 +62,7 @@ def test_validation_keeps_the_best_or_the_last_parameters():
   frames = frames._replace(actions=jnp.asarray([0, 1, 2, 0, 2, 1, 0, 1]))
   weights, key = jnp.ones(8), jax.random.key(2)
 
-  @quick
+  @jax.jit
   def both():
     rules = [Validation(0.5, 4, 2, keep) for keep in ('last', 'best')]
     options = [r2rise.BcOptions(40, 4, 'permute', rule) for rule in rules]
@@ -78,7 +74,7 @@ def test_validation_keeps_the_best_or_the_last_parameters():
 
 def test_every_epoch_walks_through_each_kept_frame_once():
   kept = jnp.asarray([True, False, True, True, False, True, True])
-  step = quick(lambda s: learners.walk_frames(jax.random.key(0), kept, s, 2))
+  step = jax.jit(lambda s: learners.walk_frames(jax.random.key(0), kept, s, 2))
   walk = np.concatenate([step(s) for s in range(10)])
   for epoch in walk.reshape(4, 5):
     assert sorted(epoch.tolist()) == [0, 2, 3, 5, 6]
@@ -87,7 +83,7 @@ def test_every_epoch_walks_through_each_kept_frame_once():
 
 def test_draws_follow_the_weights():
   weights = jnp.asarray([0.0, 1.0, 0.0, 0.5, 0.5])
-  drawn = quick(lambda: learners.draw_frames(jax.random.key(0), weights, 4000))()
+  drawn = jax.jit(lambda: learners.draw_frames(jax.random.key(0), weights, 4000))()
   drawn = np.bincount(drawn, minlength=5) / 4000
   np.testing.assert_allclose(drawn, [0, 0.5, 0, 0.25, 0.25], atol=0.03)
 
@@ -126,7 +122,7 @@ def test_returns_and_advantages_are_the_sums_that_define_them():
   rng = np.random.default_rng(1)
   weights = np.asarray([[1, 1, 1, 0], [1, 1, 1, 1.0]])
   cost, values = rng.normal(size=(2, 2, 4))
-  run = quick(lambda *x: gail.returns_and_advantages(*x, 0.9, 0.8))
+  run = jax.jit(lambda *x: gail.returns_and_advantages(*x, 0.9, 0.8))
   returns, advantages = run(cost, values, weights)
   want_returns, raw = np.zeros((2, 2, 4))
   for e, length in enumerate((3, 4)):
@@ -153,7 +149,7 @@ def test_the_full_policy_reaches_its_closed_form():
   game = corridor.problem()[0]
   learner, frames = corridor.cloning(60), corridor.frames()
   weights = jnp.ones((64, len(frames.actions)))
-  run = quick(lambda k, w: retrain.retrain(learner, game, frames, k, w, episodes=32, epsilon=0.2))
+  run = jax.jit(lambda k, w: retrain.retrain(learner, game, frames, k, w, episodes=32, epsilon=0.2))
   result = run(jax.random.split(jax.random.key(0), 64), weights)
   want = forks.full_data_return(4, ACTIONS, 0.2)
   assert abs(result.returns.mean() - want) < 4 * float(result.returns.std()) / np.sqrt(result.returns.size)
@@ -163,7 +159,6 @@ def test_the_full_policy_reaches_its_closed_form():
 def test_the_retraining_curve_follows_the_map():
   game, _, truth = corridor.problem()
   setting = (game, corridor.frames(), np.arange(8), truth * 1.0, (0.5,), jax.random.key(0))
-  with mock.patch.object(jax, 'jit', quick):
-    points = r2rise.retrain_curve(corridor.cloning(), *setting, learners=8, episodes=4)
+  points = r2rise.retrain_curve(corridor.cloning(), *setting, learners=8, episodes=4)
   means = {point.order: point.mean for point in points}
   assert means['top'] == 4.0 and means['bottom'] < 1.5 and means['bottom'] < means['random'] < 4.0

@@ -23,9 +23,6 @@ from jaxpapers.reliant import (
 from jaxpapers.reliant.problem import Splits, make_problem
 from tests.golden import Check, UnknownKindError, default_folder, group, load
 
-# The compiler's usual options also where tests ask for quick ones: the gaps' tolerance is near float32's rounding.
-USUAL_JIT = jax.jit
-
 KINDS = {
   'forward': 'forward',
   'loss terms': 'loss_terms',
@@ -143,7 +140,7 @@ def loss_terms(arrays, meta, path):
     for metric in ('sp', 'eo'):
       terms[f'cpf_total_{metric}'] = total(terms['kd_frobenius'], terms[metric])
     for name, term in terms.items():
-      value, grad = USUAL_JIT(jax.value_and_grad(term))(logits)
+      value, grad = jax.jit(jax.value_and_grad(term))(logits)
       yield Check(f'{prefix} {name}', value, out[name], 1e-6, relative=True)
       # The totals' gradients are sums of 1000 times the gaps' and carry that many units of rounding.
       scale = 1000.0 if 'total' in name else 1.0
