@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpapers.cmt import coder
+from jaxpapers.cmt import coder, losses, optimizer
+from jaxpapers.cmt.denoising import Denoising, noised_queries, num_slots
 from jaxpapers.cmt.encoding import cell_centers, linear_periods, sine_code
 from jaxpapers.cmt.head import Head
 from jaxpapers.cmt.official_head import head_keys, leaf_from_official, leaf_to_official
 from tests.golden import Check, group, load
 
 STATES, CENTERS, LOGITS, EMBEDDINGS = 2e-3, 2e-2, 5e-3, 1e-4
+LOSS, GRADIENT = {'tolerance': 1e-4, 'relative': True}, {'tolerance': 1e-3, 'relative': True}
 
 
 def build(meta) -> Head:
@@ -153,6 +155,169 @@ def run_coder(data, meta) -> Iterable[Check]:
   yield Check('denormalized', back + np.eye(9)[2] * back[:, 5:6] / 2, want['denormalized'], 1e-4)
 
 
+def ground_truth(given, meta, padding: int):
+  """boxes, labels and mask, with `padding` more boxes than the fullest sample needs, between the true ones."""
+  counts = meta['ngt']
+  most = max(counts) + padding
+  boxes, labels = np.ones((len(counts), most, 9), np.float32), np.zeros((len(counts), most), np.int32)
+  mask = np.zeros((len(counts), most), bool)
+  for index, count in enumerate(counts):
+    place = np.sort(np.random.default_rng(index).permutation(most)[:count])
+    boxes[index, place] = given[f'gt_boxes_bottom_center/{index}']
+    labels[index, place] = given[f'gt_labels/{index}']
+    mask[index, place] = True
+  return boxes, labels, mask
+
+
+def placed_noise(uniform, want, slots):
+  """Published draws, one for every noised box in turn, at our slots; [batch, slots, 3] in [-1, 1]."""
+  batch, slot = want['dn/batch_index'], want['dn/query_slot'] + slots - want['dn/pad_size']
+  noise = np.zeros((want['dn/reference_points'].shape[0], slots, 3), np.float32)
+  noise[batch, slot] = 2.0 * uniform - 1.0
+  return noise
+
+
+def denoising_checks(noised: Denoising, want) -> Iterable[Check]:
+  pad, slots = int(want['dn/pad_size']), noised.used.shape[0]
+  batch, slot = want['dn/batch_index'], want['dn/query_slot'] + slots - pad
+  yield Check('dn/pad_size', noised.used.sum(), pad, 0)
+  yield Check('dn/groups', noised.group.max() + 1, want['dn/groups'], 0)
+  references = noised.references[:, slots - pad :]
+  yield Check('dn/reference_points', references, want['dn/reference_points'][:, :pad], 1e-6)
+  blocked = noised.blocked[slots - pad :, slots - pad :]
+  yield Check('dn/attn_mask_blocked', blocked, want['dn/attn_mask_blocked'], 0)
+  valid = np.zeros(noised.valid.shape, bool)
+  valid[batch, slot] = True
+  yield Check('dn/query_slot', noised.valid, valid, 0)
+  yield Check('dn/labels_noised', noised.labels[batch, slot], want['dn/labels_noised'], 0)
+  yield Check('dn/labels_raw', noised.raw_labels[batch, slot], want['dn/labels_raw'], 0)
+  boxes = np.asarray(noised.boxes)[batch, slot]
+  boxes[:, 2] += boxes[:, 5] / 2
+  yield Check('dn/boxes', boxes, want['dn/boxes'], 1e-5)
+
+
+def assigned_checks(queries, labels, mask, want, meta) -> Iterable[Check]:
+  """The published number of a box is its place when a task's boxes are sorted by class."""
+  reference = want['assigned_gt_plus1']
+  got = np.zeros_like(reference)
+  offset = 0
+  for task, names in enumerate(meta['tasks']):
+    for sample in range(labels.shape[0]):
+      of_task = mask[sample] & (labels[sample] >= offset) & (labels[sample] < offset + len(names))
+      order = np.flatnonzero(of_task)[np.argsort(labels[sample][of_task], kind='stable')]
+      for layer in range(reference.shape[0]):
+        got[layer, sample, task, np.asarray(queries[task, layer, sample])[order]] = np.arange(len(order)) + 1
+    offset += len(names)
+  yield Check('assigned_gt_plus1', got, reference, 0)
+
+
+def before_the_step(params, want, bev) -> dict[str, np.ndarray]:
+  """Parameters with the running statistics that the step began with.
+
+  The published module updates them in place, and some files hold them as `param` from after the step. From those the
+  rule (0.9 old + 0.1 batch, unbiased variance) is undone in NumPy, so that the model's own update can be compared.
+  """
+  names = {name: f'shared_conv.bn.running_{name}' for name in ('mean', 'var')}
+  if any(not np.array_equal(params[key], want[f'shared_conv_running_{name}_after']) for name, key in names.items()):
+    return params
+  height, width = bev.shape[1:3]
+  padded = np.pad(bev.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+  kernel = params['shared_conv.conv.weight'].astype(np.float64)
+  taps = ((i, j) for i in range(3) for j in range(3))
+  y = sum(padded[:, i : i + height, j : j + width] @ kernel[:, :, i, j].T for i, j in taps).reshape(-1, len(kernel))
+  batch = {'mean': y.mean(axis=0), 'var': y.var(axis=0, ddof=1)}
+  undone = {key: ((params[key] - 0.1 * batch[name]) / 0.9).astype(np.float32) for name, key in names.items()}
+  return {**params, **undone}
+
+
+def run_loss(data, meta) -> Iterable[Check]:
+  given, want = group(data, 'input'), group(data, 'output')
+  model, arguments = build(meta), inputs(group(data, 'input'), meta)
+  params = before_the_step(group(data, 'param'), want, arguments[0])
+  variables = variables_of(model, arguments, params)
+  boxes, labels, mask = ground_truth(given, meta, padding=1)
+  slots = num_slots(meta['num_query'], boxes.shape[1], meta['dn_scalar'])
+  noised = noised_queries(
+    placed_noise(given['dn_uniform01'], want, slots),
+    boxes,
+    labels,
+    mask,
+    num_queries=meta['num_query'],
+    num_classes=sum(len(task) for task in meta['tasks']),
+    pc_range=meta['pc_range'],
+    groups=meta['dn_scalar'],
+    scale=meta['dn_noise_scale'],
+    split=meta['dn_split'],
+  )
+  yield from denoising_checks(noised, want)
+  weights = losses.Weights(meta['loss_cls_weight'], meta['loss_bbox_weight'])
+  settings = {'weights': weights, 'code_weights': meta['code_weights']}
+  bev, features, matrices, inverse, size = arguments
+
+  def objective(params, bev, features):
+    inside = {'params': params, 'batch_stats': variables['batch_stats']}
+    output, updates = model.apply(
+      inside, bev, features, matrices, inverse, size, denoising=noised, train=True, mutable=['batch_stats']
+    )
+    terms = losses.loss_terms(output, noised, boxes, labels, mask, split=meta['dn_split'], **settings)
+    queries = losses.assignments(output, boxes, labels, mask, **settings)
+    total, _ = losses.total_loss(output, noised, boxes, labels, mask, split=meta['dn_split'], **settings)
+    return total, (output, updates['batch_stats'], terms, queries)
+
+  wanted = {name.removeprefix('grad/') for name in want if name.startswith('grad/')}
+  if wanted:
+    run = jax.value_and_grad(objective, argnums=(0, 1) if features is None else (0, 1, 2), has_aux=True)
+    (total, found), gradients = jax.jit(run)(variables['params'], bev, features)
+  else:
+    total, found = jax.jit(objective)(variables['params'], bev, features)
+  output, statistics, terms, queries = found
+  yield from task_checks(output.tasks, want)
+  made = slice(slots - int(want['dn/pad_size']), None)
+  yield from task_checks([{name: x[:, :, made] for name, x in task.items()} for task in output.noised], want, 'dn_')
+  yield from assigned_checks(queries, labels, mask, want, meta)
+  for layer in range(model.layers):
+    prefix = '' if layer == model.layers - 1 else f'd{layer}.'
+    for name, ours in (('loss_cls', 'label'), ('loss_bbox', 'box'), ('dn_loss_cls', 'dn_label')):
+      yield Check(f'{prefix}{name}', getattr(terms, ours)[layer], want[f'loss/{prefix}{name}'], **LOSS)
+    yield Check(f'{prefix}dn_loss_bbox', terms.dn_box[layer], want[f'loss/{prefix}dn_loss_bbox'], **LOSS)
+  yield Check('loss_total', total, want['loss_total'], **LOSS)
+  after = official({'batch_stats': statistics}, model.layers)
+  for name in ('running_mean', 'running_var'):
+    got = after[f'shared_conv.bn.{name}']
+    yield Check(f'{name}_after', got, want[f'shared_conv_{name}_after'], 1e-5, relative=True)
+  if wanted:
+    ours = official({'params': gradients[0]}, model.layers)
+    assert set(ours) == wanted
+    for name in sorted(wanted - ROUNDING):
+      yield Check(f'grad/{name}', ours[name], want[f'grad/{name}'], **GRADIENT)
+    for name in ROUNDING:
+      # Rows of queries and keys are zero but for rounding; those of values are not.
+      third = len(want[f'grad/{name}']) * 2 // 3
+      yield Check(f'grad/{name}[values]', ours[name][third:], want[f'grad/{name}'][third:], **GRADIENT)
+    yield Check('grad_input/pts', nchw(gradients[1]), want['grad_input/pts_feat_nchw'], **GRADIENT)
+    if features is not None:
+      flat = gradients[2].reshape(-1, *gradients[2].shape[2:])
+      yield Check('grad_input/img', nchw(flat), want['grad_input/img_feat_nchw'], **GRADIENT)
+
+
+ROUNDING = {f'transformer.decoder.layers.0.attentions.0.attn.in_proj_{leaf}' for leaf in ('weight', 'bias')}
+
+
+def run_schedule(data, meta) -> Iterable[Check]:
+  steps, base = meta['max_iters'], meta['base_lr']
+  (peak, end), (low, back) = meta['target_ratio'], meta['momentum_target_ratio']
+  with jax.enable_x64(True):
+    iteration = jnp.arange(steps, dtype=jnp.float64)
+    rate = optimizer.two_cosines(base, base * peak, base * end, steps, meta['step_ratio_up'])(iteration)
+    beta1 = optimizer.two_cosines(0.9, 0.9 * low, 0.9 * back, steps, meta['step_ratio_up'])(iteration)
+    if (peak, end, low, back) == (8, 1e-4, 0.8947368421052632, 1):
+      assert np.array_equal(rate, optimizer.published_rate(base, 8, steps)(iteration))
+      np.testing.assert_allclose(beta1, optimizer.published_beta1(steps)(iteration), rtol=1e-12)
+  rates = np.asarray(rate)[:, None] * np.asarray(meta['groups_lr_mult'])
+  yield Check('lr', rates, data['f64/lr'], 1e-9)
+  yield Check('beta1', np.asarray(beta1), data['f64/beta1'], 1e-9)
+
+
 def _handler(function):
   @functools.wraps(function)
   def handle(path) -> Iterable[Check]:
@@ -161,4 +326,9 @@ def _handler(function):
   return handle
 
 
-HANDLERS = {'head_': _handler(run_head), 'coder_': _handler(run_coder)}
+HANDLERS = {
+  'head_': _handler(run_head),
+  'coder_': _handler(run_coder),
+  'loss_': _handler(run_loss),
+  'schedule': _handler(run_schedule),
+}
