@@ -39,8 +39,8 @@ def sample_shots(
   for category, images in by_category.items():
     drawn: list[Mapping[str, Any]] = []
     for k in shots:
-      _check(categories[category], category, images, drawn, k)
       while len(drawn) < k:
+        _check(categories[category], category, images, drawn, k)
         _visit(generator.sample(list(images), k), images, drawn, k)
       chosen[k][category] = list(drawn)
   return chosen
@@ -58,13 +58,14 @@ def _visit(order, images, drawn, k):
 
 
 def _check(name, category, images, drawn, k):
-  """Whole images must be able to add up to K, or the draw would never end."""
+  """What is drawn and whole images must be able to add up to K, or the draw would never end."""
   if len(images) < k:
     raise ValueError(f'Category {category} ({name}) is in {len(images)} images: too few to draw {k} shots.')
   used = {entry['image_id'] for entry in drawn}
-  reachable = {len(drawn)}
+  reachable, limit = 1 << len(drawn), (1 << (k + 1)) - 1  # bit n: n objects
   for image, entries in images.items():
     if image not in used:
-      reachable |= {total + len(entries) for total in reachable if total + len(entries) <= k}
-  if k not in reachable:
-    raise ValueError(f'Category {category} ({name}): no choice of whole images holds exactly {k} objects.')
+      reachable |= (reachable << len(entries)) & limit
+  if not reachable >> k & 1:
+    had = f' with the {len(drawn)} that this seed drew' if drawn else ''
+    raise ValueError(f'Category {category} ({name}): no choice of whole images holds exactly {k} objects{had}.')

@@ -32,3 +32,15 @@ def test_no_choice_adds_up():
 def test_unlisted_category():
   with pytest.raises(ValueError, match='Annotation 7 has category 9'):
     reft.sample_shots([{'id': 7, 'image_id': 0, 'category_id': 9}], {1: 'cat'}, 0, (1,))
+
+
+def test_a_draw_that_runs_into_a_dead_end_stops():
+  """With 2 of 3 drawn, images of two and three objects can't fill the third place, though at first 3 was in reach."""
+  failed = 0
+  for seed in range(20):
+    try:
+      assert len(reft.sample_shots(annotations([2, 2, 3]), {1: 'cat'}, seed, (3,))[3][1]) == 3
+    except ValueError as error:
+      assert 'exactly 3 objects with the 2 that this seed drew' in str(error)
+      failed += 1
+  assert 0 < failed < 20
