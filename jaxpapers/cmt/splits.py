@@ -52,7 +52,7 @@ def select_scenes(split: str | Sequence[str], present: Sequence[str], version: s
     version: of the tables, such as 'v1.0-mini'; for the message.
 
   Raises:
-    UserError: for an unknown split, a named scene that is absent, or if none is present.
+    UserError: for an unknown split, one of another version, a named scene that is absent, or if none is present.
   """
   if not isinstance(split, str):
     absent = [name for name in split if name not in present]
@@ -62,7 +62,8 @@ def select_scenes(split: str | Sequence[str], present: Sequence[str], version: s
   parts = split.split('+')
   wanted = {name for part in parts for name in scene_names(part)}
   found = tuple(name for name in present if name in wanted)
-  if not found:
-    homes = ' and '.join(sorted({_VERSIONS[part] for part in parts}))
-    raise UserError(f'{version} holds no scene of the split {split!r}, which belongs to {homes}.')
+  homes = {_VERSIONS[part] for part in parts}
+  # The small set shares scenes with both large splits; its scores must not pass for theirs.
+  if not found or (version in _VERSIONS.values() and homes != {version}):
+    raise UserError(f'The split {split!r} belongs to {" and ".join(sorted(homes))}, not to {version}.')
   return found

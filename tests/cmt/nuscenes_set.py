@@ -25,11 +25,11 @@ SWEEPS = 2
 """Recordings between keyframes."""
 SPEED = np.asarray([4.0, 2.0, 0.0])
 CATEGORIES = ('vehicle.car', 'human.pedestrian.adult', 'vehicle.bicycle', 'static_object.bicycle_rack', 'animal')
-ATTRIBUTES = ('vehicle.moving', 'pedestrian.standing', 'cycle.without_rider')
+ATTRIBUTES = ('vehicle.moving', 'pedestrian.standing', 'cycle.without_rider', 'vehicle.parked')
 # Category, world place at time 0, velocity, size (w, l, h), yaw, attribute.
 OBJECTS = (
   (0, (12, 3, 1), (3, 0, 0), (2, 4.5, 1.6), 0.4, 0),
-  (0, (-9, -14, 1), (0, 0, 0), (1.9, 4.2, 1.5), -2.0, 0),
+  (0, (-9, -14, 1), (0, 0, 0), (1.9, 4.2, 1.5), -2.0, 3),
   (1, (6, -7, 1), (0, 1, 0), (0.7, 0.8, 1.8), 1.2, 1),
   (2, (20, 8, 0.7), (0, 0, 0), (0.6, 1.7, 1.2), 0.3, 2),
   (3, (20, 8, 0.7), (0, 0, 0), (4.0, 4.0, 2.0), 0.3, None),
@@ -80,7 +80,9 @@ def write(root: Path, scenes: tuple[str, ...] = SCENES) -> Path:
   """Writes the set; scenes start a minute apart and look alike."""
   tables = {name: [] for name in ('scene', 'sample', 'sample_data', 'ego_pose', 'sample_annotation', 'instance')}
   tables['visibility'] = [{'token': '1'}]
-  tables['log'], tables['map'] = [{'token': 'log'}], [{'token': 'map'}]
+  tables['log'] = [{'token': 'log', 'location': 'nowhere'}]
+  tables['map'] = [{'token': 'map', 'log_tokens': ['log'], 'category': 'none', 'filename': 'map.png'}]
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / 'map.png')
   tables['sensor'] = [{'token': f's-{c}', 'channel': c, 'modality': 'any'} for c in CHANNELS]
   tables['sensor'].append({'token': 's-radar', 'channel': 'RADAR_FRONT', 'modality': 'radar'})
   tables['category'] = [{'token': f'c-{c}', 'name': c} for c in CATEGORIES]

@@ -171,7 +171,7 @@ def test_splits_are_the_official_ones(dataset):
   assert dataset.tokens(['scene-0061']) == dataset.tokens('mini_train')
   for split, message in (
     ('vall', "Did you mean 'val'"),
-    ('test', 'holds no scene.*v1.0-test'),
+    ('val', "'val' belongs to v1.0-trainval, not to v1.0-mini"),
     (['scene-0062'], "no scene 'scene-0062'"),
   ):
     with pytest.raises(UserError, match=message):
