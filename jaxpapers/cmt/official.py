@@ -116,6 +116,13 @@ def template(model: CMT) -> Variables:
   return jax.eval_shape(lambda inputs: model.init(jax.random.key(0), **inputs), inputs)
 
 
+def official_names(template: Variables) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the state dict that fits a template of variables, without counters."""
+  leaves = flax.traverse_util.flatten_dict(dict(template))
+  layers = _decoder_layers(leaves)
+  return {k: s for path, leaf in leaves.items() for k, s in official_shapes(path, tuple(leaf.shape), layers).items()}
+
+
 def official_shapes(path: Path, shape: tuple[int, ...], layers: int) -> dict[str, tuple[int, ...]]:
   """Names and shapes of the official arrays that make one leaf."""
   arrays = _to_arrays(path, np.broadcast_to(np.float32(0), shape))

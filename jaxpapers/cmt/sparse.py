@@ -5,7 +5,6 @@ convolutions on the same sites share it. Each convolution is then rows of a tabl
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpapers.layers.conv import conv_output_size
 
@@ -70,17 +70,16 @@ def strided_sites(
   """
   target = strided_shape(shape, kernel, stride, padding)
   nowhere = math.prod(target)
-  axes = []
-  for place, n, k, s, p in zip(coordinates(ids, shape), target, kernel, stride, padding, strict=True):
-    last = (place + p) // s
-    options = [last - j for j in range(-(-k // s))]
-    axes.append([(o, (o >= 0) & (o < n) & (place + p - s * o < k)) for o in options])
-  active = ids < math.prod(shape)
-  candidates = [
-    jnp.where(active & vz & vy & vx, (z * target[1] + y) * target[2] + x, nowhere)
-    for (z, vz), (y, vy), (x, vx) in itertools.product(*axes)
-  ]
-  found = jnp.sort(jnp.concatenate(candidates, 1), 1)
+  options = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
+  site, fits = 0, (ids < math.prod(shape))[:, None]
+  for axis, place in enumerate(coordinates(ids, shape)):
+    k, s, p = kernel[axis], stride[axis], padding[axis]
+    back = np.indices(options)[axis].reshape(-1, 1)
+    out = ((place + p) // s)[:, None] - back  # [batch, options, n]
+    fits &= (out >= 0) & (out < target[axis]) & ((place + p)[:, None] - s * out < k)
+    site = site * target[axis] + out
+  candidates = jnp.where(fits, site, nowhere).reshape(ids.shape[0], -1)
+  found = jnp.sort(candidates, 1)
   new = (found < nowhere) & jnp.concatenate([jnp.ones_like(found[:, :1], bool), found[:, 1:] != found[:, :-1]], 1)
   rank = jnp.where(new, jnp.cumsum(new, 1) - 1, capacity)
   sites = jax.vmap(lambda r, f: jnp.full(capacity, nowhere, f.dtype).at[r].set(f, mode='drop'))(rank, found)
@@ -95,20 +94,19 @@ def _lookup(
   Sites that follow each other along x follow each other in the sorted list: one search serves a row of the kernel.
   """
   inputs = ids.shape[1]
-  z, y, x = corner
+  z, y, x = (c[..., None] for c in corner)
+  dz, dy = np.indices(kernel[:2]).reshape(2, -1)
   padded = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=math.prod(shape))
-  search = jax.vmap(functools.partial(jnp.searchsorted, side='left'))
-  row_of = jax.vmap(lambda ids, rows: ids[rows])
+  inside = active[..., None] & (z + dz >= 0) & (z + dz < shape[0]) & (y + dy >= 0) & (y + dy < shape[1])
+  base = ((z + dz) * shape[1] + (y + dy)) * shape[2]
+  row = jax.vmap(jnp.searchsorted)(ids, jnp.where(inside, base + jnp.maximum(x, 0), 0)).astype(jnp.int32)
   taps = []
-  for dz, dy in itertools.product(range(kernel[0]), range(kernel[1])):
-    inside = active & (z + dz >= 0) & (z + dz < shape[0]) & (y + dy >= 0) & (y + dy < shape[1])
-    base = ((z + dz) * shape[1] + (y + dy)) * shape[2]
-    row = search(ids, jnp.where(inside, base + jnp.maximum(x, 0), 0)).astype(jnp.int32)
-    for dx in range(kernel[2]):
-      here = inside & (x + dx >= 0) & (x + dx < shape[2]) & (row_of(padded, row) == base + x + dx)
-      taps.append(jnp.where(here, row, inputs))
-      row = row + here
-  return jnp.stack(taps, -1)
+  for dx in range(kernel[2]):
+    found = jax.vmap(lambda ids, rows: ids[rows])(padded, row) == base + x + dx
+    here = inside & (x + dx >= 0) & (x + dx < shape[2]) & found
+    taps.append(jnp.where(here, row, inputs))
+    row = row + here
+  return jnp.stack(taps, -1).reshape(*ids.shape[:1], active.shape[1], -1)
 
 
 def submanifold_neighbours(ids: jax.Array, shape: Shape, kernel: Shape = (3, 3, 3)) -> Neighbours:

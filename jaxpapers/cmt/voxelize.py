@@ -72,8 +72,9 @@ def cells(
     ([..., n, axes] int32 in the order x, y (, z), [..., n] bool: real and inside).
   """
   axes = len(voxel_size)
-  # A constant divisor could become a product with its reciprocal, which rounds differently.
-  voxel = jax.lax.optimization_barrier(jnp.asarray(voxel_size, jnp.float32))
+  # XLA replaces division by a broadcast divisor with a product, which rounds differently; this one it cannot know.
+  voxel = jnp.asarray(voxel_size, jnp.float32)
+  voxel = jnp.minimum(voxel, voxel + jnp.isfinite(points[..., :axes]))
   low = jnp.asarray(pc_range[:axes], jnp.float32)
   place = jnp.floor((points[..., :axes] - low) / voxel)
   size = jnp.asarray(grid_size(pc_range, voxel_size), jnp.float32)

@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 
-from jaxpapers.cmt import official
+from jaxpapers.cmt import coder, model, official
 from jaxpapers.cmt.cp_fpn import CPFPN
 from jaxpapers.cmt.second import SECOND, SECONDFPN
 from jaxpapers.cmt.sparse_encoder import SparseEncoder
@@ -137,6 +138,113 @@ def voxels(path: Path) -> Iterable[Check]:
     yield Check(f'{mode} lost', got.lost, max(total - maximum, 0), 0)
 
 
+def recipe_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+  """The README's rule for weights that are too large to store."""
+  rng = np.random.Generator(np.random.PCG64(seed))
+  state = {}
+  for key in sorted(shapes):
+    shape = shapes[key]
+    z = rng.standard_normal(shape).astype(np.float32)
+    if key.endswith('running_var'):
+      value = 1 + 0.1 * np.abs(z)
+    elif key.endswith('running_mean'):
+      value = 0.1 * z
+    elif key.endswith('reference_points.weight'):
+      value = np.clip(0.5 + 0.25 * z, 0.02, 0.98)
+    elif len(shape) == 1 and key.endswith('weight'):
+      value = (1 + 0.1 * z) * (0.3 if key.endswith('bn3.weight') else 1.0)
+    elif len(shape) == 1:
+      value = 0.05 * z
+    else:
+      fan = shape[0] if key == 'pts_neck.deblocks.1.0.weight' else np.prod(shape[1:])
+      gain = 1.6 if key.startswith('pts_middle_encoder') else 1.3
+      gain = next((g for end, g in (('in_proj_weight', 2.0), ('cls_logits.3.weight', 3.0)) if key.endswith(end)), gain)
+      value = gain * z / np.sqrt(fan)
+    state[key] = value.astype(np.float32)
+  return state
+
+
+MODELS = {
+  'r50': model.cmt_r50,
+  'vov': model.cmt_vov,
+  'cam': model.cmt_camera,
+  'camera': model.cmt_camera,
+  'lidar': model.cmt_lidar,
+}
+
+
+def full(path: Path) -> Iterable[Check]:
+  """A published model at its real size: 600 MB of weights, minutes of one core."""
+  data, meta = load(path)
+  if meta['config'] not in MODELS:
+    raise UnknownKindError(f'config {meta["config"]!r}')
+  net = MODELS[meta['config']]()
+  template = official.template(net)
+  yield Check('parameters', sum(x.size for x in jax.tree.leaves(template['params'])), meta['n_params'], 0)
+  shapes = official.official_names(template)
+  yield Check('entries of the state dict', len(shapes), meta['n_state_entries'], 0)
+  state = recipe_weights(shapes, meta['weight_seed'])
+  first = group(data, 'check/param_first5')
+  for key, want in first.items():
+    yield Check(f'weights {key}', state[key].ravel()[:5], want, 1e-6)
+  variables = official.import_official(state, net)
+  arguments = {}
+  if net.lidar is not None:
+    arguments['points'] = data['input/points'][None]
+  if net.camera is not None:
+    shape = (len(data['input/lidar2img']), 3, meta['H'], meta['W'])
+    images = np.random.Generator(np.random.PCG64(meta['input_seed'])).standard_normal(shape).astype(np.float32)
+    yield Check('images', images.ravel()[:8], data['check/img_first8'], 1e-6)
+    matrices = data['input/lidar2img']
+    arguments['images'] = nhwc(images)[None]
+    arguments['lidar2img'] = matrices.astype(np.float32)[None]
+    arguments['img2lidar'] = np.linalg.inv(matrices).astype(np.float32)[None]
+
+  @jax.jit
+  def run(variables, arguments):
+    out, seen = net.apply(
+      variables, **arguments, capture_intermediates=lambda m, _: m.name in PARTS, mutable=['intermediates']
+    )
+    return out, seen['intermediates'], coder.decode(out.head.tasks)
+
+  out, seen, found = run(variables, arguments)
+  for name, n in out.lost.items():
+    yield Check(name, n, np.zeros_like(n), 0)
+  if 'camera' in seen:
+    level = nchw(seen['camera']['backbone']['__call__'][0][-2])
+    yield Check('backbone0_sub', level[::2, ::16, ::3, ::3], data['output/backbone0_sub'], 1e-4, **MAXIMUM)
+    level = nchw(seen['camera']['neck']['__call__'][0][0])
+    yield Check('neck0_sub', level[::2, ::8, ::3, ::3], data['output/neck0_sub'], 1e-4, **MAXIMUM)
+  if 'lidar' in seen:
+    bev = nchw(seen['lidar']['encoder']['__call__'][0][0])
+    yield Check('sparse_sub', bev[:, ::8, ::5, ::5], data['output/sparse_sub'], 1e-4, **MAXIMUM)
+    bev = nchw(seen['lidar']['neck']['__call__'][0])
+    yield Check('fpn_sub', bev[:, ::16, ::5, ::5], data['output/fpn_sub'], 1e-4, **MAXIMUM)
+  (task,) = out.head.tasks
+  for name, got in task.items():
+    yield Check(name, got, data[f'output/{name}'], 5e-2 if name in ('center', 'height') else 1e-2)
+  yield from _detections(found, data)
+
+
+PARTS = ('backbone', 'neck', 'encoder')
+
+
+def _detections(found: coder.Detections, data: dict) -> Iterable[Check]:
+  """Rows may change places where scores are nearly equal: they are paired by class and place."""
+  kept = np.asarray(found.valid[0])
+  boxes, scores, labels = (np.asarray(x[0])[kept] for x in found[:3])
+  want = data['output/final_boxes_bottom_center']
+  yield Check('final scores', scores, data['output/final_scores'], 1e-4)
+  if len(boxes) != len(want):
+    return
+  distance = np.linalg.norm(boxes[:, None, :3] - want[None, :, :3], axis=-1)
+  other = labels[:, None] != data['output/final_labels'][None]
+  rows, columns = scipy.optimize.linear_sum_assignment(np.minimum(distance, 10.0) + 100.0 * other)
+  yield Check('final labels', labels[rows], data['output/final_labels'][columns], 0)
+  scale = np.maximum(1.0, want[columns][:, 3:6].max(1, keepdims=True))  # random sizes reach many metres
+  yield Check('final boxes', boxes[rows] / scale, want[columns] / scale, 5e-2)
+
+
 HANDLERS = {
   'resnet50_cpfpn': image_branch,
   'vovnet99_cpfpn': image_branch,
@@ -144,4 +252,5 @@ HANDLERS = {
   'second_fpn': second_fpn,
   'sparse_encoder': sparse_encoder,
   'voxelize': voxels,
+  'full_': full,
 }

@@ -1,0 +1,165 @@
+"""The whole network at a small size: sensors, masks, empty inputs, what training changes, wrong inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpapers.cmt import official
+from jaxpapers.cmt.camera import CameraBranch, normalise
+from jaxpapers.cmt.cp_fpn import CPFPN
+from jaxpapers.cmt.model import CMT
+from jaxpapers.cmt.vovnet import VoVNet, ceil_max_pool
+from jaxpapers.layers.resnet import Bottleneck, ResNet
+from tests.cmt.networks import small_inputs, small_model
+
+EVERYTHING = {'has_lidar': np.ones(2, bool), 'has_camera': np.ones((2, 3), bool)}
+
+
+@pytest.fixture(scope='module')
+def net():
+  """(model, variables, compiled forward) shared by the tests."""
+  model = small_model()
+  rng = np.random.default_rng(0)
+
+  def draw(path, x):
+    kind = path[-1].key
+    if kind == 'var':
+      return np.ones(x.shape, np.float32)
+    fan = max(np.prod(x.shape[:-1]), 1) if len(x.shape) > 1 else 100
+    return (rng.normal(size=x.shape) / np.sqrt(fan) + (kind == 'scale')).astype(np.float32)
+
+  variables = jax.tree_util.tree_map_with_path(draw, official.template(model))
+  return model, variables, jax.jit(lambda variables, inputs: model.apply(variables, **inputs))
+
+
+def _close(a, b, atol=2e-5):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+def test_cameras_and_their_matrices_may_be_permuted_together(net):
+  _, variables, forward = net
+  inputs = {**small_inputs(), **EVERYTHING}
+  out = forward(variables, inputs)
+  assert np.isfinite(out.head.tasks[0]['center']).all()
+  turned = {k: v[:, [2, 0, 1]] if k in ('images', 'lidar2img', 'img2lidar') else v for k, v in inputs.items()}
+  _close(forward(variables, turned).head.tasks, out.head.tasks)
+  other = {**inputs, 'images': inputs['images'][:, [2, 0, 1]]}
+  change = forward(variables, other).head.tasks[0]['cls_logits'] - out.head.tasks[0]['cls_logits']
+  assert np.abs(change).max() > 1e-3
+
+
+def test_voxels_without_room_are_counted_for_every_example(net):
+  _, variables, forward = net
+  lost = forward(variables, {**small_inputs(), **EVERYTHING}).lost
+  assert set(lost) == {'lost_voxels', 'outside_voxels', *(f'lost_sites{i}' for i in range(1, 5))}
+  assert all(n.shape == (2,) for n in lost.values())
+  assert 0 < int(lost['lost_voxels'][0]) <= 10 and not np.any([n[1] for n in lost.values()])
+
+
+@pytest.mark.parametrize('sensor', ['has_camera', 'has_lidar'])
+def test_a_hidden_sensor_is_an_absent_sensor(net, sensor):
+  model, variables, forward = net
+  inputs = small_inputs()
+  hidden = forward(variables, {**inputs, **EVERYTHING, sensor: np.zeros_like(EVERYTHING[sensor])})
+  kept = {k: v for k, v in inputs.items() if k.startswith('points') == (sensor == 'has_camera')}
+  absent = jax.jit(lambda variables, kept: model.apply(variables, **kept))(variables, kept)
+  _close(hidden.head.tasks, absent.head.tasks)
+
+
+def test_nothing_is_infinite_without_points(net):
+  _, variables, forward = net
+  inputs = {**small_inputs(), **EVERYTHING}
+  inputs['points_mask'] = np.zeros_like(inputs['points_mask'])
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(forward(variables, inputs)))
+
+
+def test_lidar_trains_even_without_a_point(net):
+  model, variables, _ = net
+  variables = {k: v['lidar']['encoder'] for k, v in variables.items()}
+  encoder = model.lidar.encoder
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(1, 30, 5)).astype(np.float32)
+  coords = np.stack(np.unravel_index(rng.choice(41 * 32 * 32, 30, replace=False), (41, 32, 32)), -1)[None]
+
+  @jax.jit
+  def gradients(coords):
+    def loss(params):
+      (bev, _), new = encoder.apply({**variables, 'params': params}, features, coords, True, mutable=['batch_stats'])
+      return jnp.square(bev).mean(), new['batch_stats']
+
+    return jax.grad(loss, has_aux=True)(variables['params'])
+
+  grads, stats = gradients(coords.astype(np.int32))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((grads, stats)))
+  assert np.any(grads['conv_input']['conv']['kernel'])
+  assert np.any(stats['layer1_0']['bn1']['mean'] != variables['batch_stats']['layer1_0']['bn1']['mean'])
+  grads, stats = gradients(np.full_like(coords, -1, np.int32))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+  jax.tree.map(np.testing.assert_array_equal, stats, variables['batch_stats'])
+
+
+def test_the_camera_keeps_its_statistics_and_trains_scale_and_bias():
+  branch = CameraBranch(ResNet((1, 1), Bottleneck, 2), CPFPN(4), multiple=8)
+  images = small_inputs()['images'][:1, :1, :32, :32]
+  variables = jax.jit(branch.init)(jax.random.key(0), images)
+
+  @jax.jit
+  def gradients(params):
+    def loss(params):
+      out, new = branch.apply({**variables, 'params': params}, images, mutable=['batch_stats'])
+      return jnp.square(out).sum(), new['batch_stats']
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  grads, stats = gradients(variables['params'])
+  jax.tree.map(np.testing.assert_array_equal, stats, variables['batch_stats'])
+  assert np.any(grads['backbone']['bn1']['scale']) and np.any(grads['backbone']['bn1']['bias'])
+
+
+def test_wrong_inputs_are_named(net):
+  model, variables, _ = net
+  inputs = small_inputs()
+
+  def run(model=model, **changed):
+    jax.eval_shape(lambda: model.apply(variables, **{**inputs, **changed}))
+
+  with pytest.raises(ValueError, match='Both sensors are absent'):
+    run(points=None, images=None)
+  with pytest.raises(ValueError, match='images are 64 x 80 pixels: pad both sides to multiples of 32'):
+    run(images=inputs['images'][:, :, :, :80])
+  with pytest.raises(ValueError, match=r'images must be \[batch, cameras, height, width, 3\]'):
+    run(images=inputs['images'][0])
+  with pytest.raises(ValueError, match=r'points must be .* not \(2, 90, 4\)'):
+    run(points=inputs['points'][..., :4])
+  with pytest.raises(ValueError, match='lidar2img must be .* 3 cameras'):
+    run(lidar2img=inputs['lidar2img'][:, :2])
+  with pytest.raises(ValueError, match='points were given to a model without a branch'):
+    run(CMT(model.camera, None, model.head))
+  with pytest.raises(ValueError, match='images were given to a model without a branch'):
+    run(CMT(None, model.lidar, model.head))
+
+
+def test_normalise_takes_blue_green_red():
+  got = normalise(jnp.array([[103.53, 116.28, 123.675], [0.0, 0.0, 0.0]]))
+  np.testing.assert_allclose(got, [[0, 0, 0], [-103.53 / 57.375, -116.28 / 57.12, -123.675 / 58.395]], atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [(2, 3), (4, 5), (7, 8)])
+def test_ceil_mode_pooling_covers_the_last_rows(size):
+  x = np.random.default_rng(0).normal(size=(1, *size, 2)).astype(np.float32)
+  out = [-(-(n - 3) // 2) + 1 for n in size]
+  want = [[x[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(out[1])] for i in range(out[0])]
+  np.testing.assert_array_equal(ceil_max_pool(jnp.asarray(x))[0], want)
+
+
+def test_rematerialised_blocks_compute_the_same():
+  sizes = ((4, 4, 4), (2,), (2,), (4,), 2)
+  x = jnp.ones((1, 32, 32, 3))
+  plain, remat = VoVNet(*sizes), VoVNet(*sizes, remat=True)
+  variables = jax.jit(plain.init)(jax.random.key(0), x)
+
+  def maps(module):
+    return jax.jit(lambda v: jax.vjp(lambda v: module.apply(v, x)[-1].sum(), v)[1](1.0))(variables)
+
+  _close(maps(plain), maps(remat), 1e-5)
