@@ -67,3 +67,39 @@ def instances(
   order = jnp.argsort(-(score * inside), stable=True)
   binary = binary[order]
   return Instances((score * inside)[order], (index % classes)[order].astype(jnp.int32), binary, tight_boxes(binary))
+
+
+class QueryMasks(NamedTuple):
+  """Every query's mask, which all classes share: instances of many classes at the memory of one.
+
+  Attributes:
+    scores: [..., queries, classes], class probability times the mask's mean.
+    masks: [..., queries, height, width] bool.
+  """
+
+  scores: jax.Array
+  masks: jax.Array
+
+
+def query_masks(logits: jax.Array, masks: jax.Array, size: tuple[int, int]) -> QueryMasks:
+  """Scores and masks of a batch of images without padding.
+
+  Args:
+    logits: [batch, queries, classes + 1].
+    masks: [batch, queries, h, w] logits.
+    size: (height, width) of the images.
+  """
+  chex.assert_equal_shape_prefix([logits, masks], 2)
+  probability = jax.nn.softmax(logits, axis=-1)[..., :-1]
+  large = resize.bilinear(masks.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
+  binary = large > 0.0
+  inside = jnp.sum(jax.nn.sigmoid(large) * binary, axis=(2, 3)) / (binary.sum(axis=(2, 3)) + 1e-6)
+  return QueryMasks(probability * inside[..., None], binary)
+
+
+def mask_ious(found: jax.Array, truth: jax.Array) -> jax.Array:
+  """Intersection over union of masks [batch, queries, h, w] and [batch, objects, h, w]: [batch, queries, objects]."""
+  a, b = (x.astype(jnp.float32).reshape(*x.shape[:2], -1) for x in (found, truth))
+  together = jnp.einsum('bqp,bgp->bqg', a, b)
+  union = a.sum(axis=-1)[:, :, None] + b.sum(axis=-1)[:, None] - together
+  return together / jnp.maximum(union, 1.0)

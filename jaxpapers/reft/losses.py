@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpapers.ops import resize
 from jaxpapers.reft.matching import PUBLISHED, Matches, Weights, match, matching_costs
 from jaxpapers.reft.sampling import sample_points
 
@@ -98,6 +99,14 @@ def set_loss(
     no_object: weight of queries without object in the class term.
   """
   chex.assert_equal_shape_prefix([logits, masks], 2)
+  chosen = jnp.take_along_axis(masks, matches.query[..., None, None], axis=1)
+  places = _uncertain(jax.lax.stop_gradient(chosen), points)
+  x, t = sample_points(chosen, places), sample_points(targets.masks.astype(masks.dtype), places)
+  return _terms(logits, x, jax.lax.stop_gradient(t), targets, matches, no_object)
+
+
+def _terms(logits, x, t, targets, matches, no_object) -> Terms:
+  """Terms from the values of the matched masks (logits) and of the objects, both [batch, objects, places]."""
   classes = logits.shape[-1] - 1
 
   def labelled(labels, matches):
@@ -111,14 +120,10 @@ def set_loss(
   nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   label_term = jnp.sum(weight * nll) / weight.sum()
 
-  chosen = jnp.take_along_axis(masks, matches.query[..., None, None], axis=1)
-  places = _uncertain(jax.lax.stop_gradient(chosen), points)
-  x, t = sample_points(chosen, places), sample_points(targets.masks.astype(masks.dtype), places)
-  t = jax.lax.stop_gradient(t)
   cross = optax.sigmoid_binary_cross_entropy(x, t).mean(axis=-1)
   s = jax.nn.sigmoid(x)
   dice = 1.0 - (2.0 * (s * t).sum(axis=-1) + 1.0) / (s.sum(axis=-1) + t.sum(axis=-1) + 1.0)
-  objects = jnp.maximum(targets.valid.sum(), 1).astype(masks.dtype)
+  objects = jnp.maximum(targets.valid.sum(), 1).astype(x.dtype)
   return Terms(
     label_term,
     jnp.where(matches.matched, cross, 0.0).sum() / objects,
@@ -163,5 +168,38 @@ def deep_loss(
   terms = jax.vmap(lambda a, b, m, p: set_loss(a, b, targets, m, p, no_object=no_object))(
     logits, masks, matches, points
   )
+  weighted = Terms(*(w * term for w, term in zip(weights, terms, strict=True)))
+  return sum(term.sum() for term in weighted), weighted, matches
+
+
+def map_loss(
+  logits: jax.Array, masks: jax.Array, targets: Targets, weights: Weights = PUBLISHED, *, no_object: float = 0.1
+) -> tuple[jax.Array, Terms, Matches]:
+  """As `deep_loss`, on every pixel of the mask logits instead of sampled points: for small maps.
+
+  Args:
+    logits: [layers, batch, queries, classes + 1].
+    masks: [layers, batch, queries, h, w].
+    targets: the objects; their masks are averaged down to h x w.
+    weights: of the terms.
+    no_object: see `set_loss`.
+  """
+  chex.assert_equal_shape_prefix([logits, masks], 3)
+  flat = masks.reshape(*masks.shape[:3], -1)
+  truth = targets.masks.astype(masks.dtype).transpose(0, 2, 3, 1)
+  truth = resize.adaptive_mean(truth, masks.shape[-2:])
+  truth = truth.reshape(truth.shape[0], -1, truth.shape[-1]).transpose(0, 2, 1)
+
+  def image(logits, flat, labels, truth, valid):
+    return match(matching_costs(logits, flat, labels, truth, weights).total, valid)
+
+  over_images = jax.vmap(image)
+  matches = jax.vmap(lambda a, b: over_images(a, b, targets.labels, truth, targets.valid))(logits, flat)
+
+  def layer(logits, flat, matches):
+    chosen = jnp.take_along_axis(flat, matches.query[..., None], axis=1)
+    return _terms(logits, chosen, truth, targets, matches, no_object)
+
+  terms = jax.vmap(layer)(logits, flat, matches)
   weighted = Terms(*(w * term for w, term in zip(weights, terms, strict=True)))
   return sum(term.sum() for term in weighted), weighted, matches

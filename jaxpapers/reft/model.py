@@ -81,6 +81,22 @@ class Support(NamedTuple):
   query_mean: jax.Array
 
 
+class Switches(NamedTuple):
+  """Which parts of RefT take part, each 0 or 1: one compiled program then serves every row of an ablation.
+
+  A part that is switched off leaves its input as it is, bit for bit, and its parameters get no gradient.
+
+  Attributes:
+    first: pixels look at class centres.
+    second: object queries look at those of the examples.
+    rows: the classifier takes the support's queries.
+  """
+
+  first: jax.Array | float = 1.0
+  second: jax.Array | float = 1.0
+  rows: jax.Array | float = 1.0
+
+
 class RefT(nn.Module):
   """Mask2Former that consults support examples twice (arXiv 2301.01156); details are reconstructed, see `references`.
 
@@ -125,39 +141,89 @@ class RefT(nn.Module):
       classes: [examples] int32; negative ones are padding.
     """
     pyramid = self.base.encode(images)
-    nothing = self._nothing(images.dtype) if self.support_classifier else ()
-    found = self.base.decoder(pyramid.levels, pyramid.mask_features, *nothing)
-    quarter = resize.adaptive_mean(masks[..., None], pyramid.mask_features.shape[1:3])[..., 0]
-    best, _ = choose_queries(found.queries, mask_dice(found.masks[-1], quarter), self.top_k)
-    centers = []
-    for level in pyramid.levels:
-      mean, present = per_class(support_centers(level, masks, self.tau, self.center_mode), classes, self.classes)
-      centers.append(mean)
-    query_mean, present = per_class(best[:, 0], classes, self.classes)
-    return Support(tuple(centers), present, SupportTokens(best, classes), query_mean)
+    centers, present = self._centers(pyramid.levels, masks, classes)
+    queries, found = self.base.decoder.refine(pyramid.levels, pyramid.mask_features)
+    tokens, query_mean = self._tokens(queries[-1], found[-1], masks, classes)
+    return Support(centers, present, tokens, query_mean)
 
-  def __call__(self, images: jax.Array, support: Support, *args: jax.Array) -> Predictions:
+  def _centers(self, levels, masks, classes):
+    """Class centres of every level, and which classes have an example."""
+    known = [
+      per_class(support_centers(level, masks, self.tau, self.center_mode), classes, self.classes) for level in levels
+    ]
+    return tuple(mean for mean, _ in known), known[0][1]
+
+  def _tokens(self, queries, found, masks, classes):
+    """The best queries of the examples, and the mean of the very best over those of a class."""
+    quarter = resize.adaptive_mean(masks[..., None].astype(found.dtype), found.shape[-2:])[..., 0]
+    best, _ = choose_queries(queries, mask_dice(found, quarter), self.top_k)
+    return SupportTokens(best, classes), per_class(best[:, 0], classes, self.classes)[0]
+
+  def __call__(
+    self, images: jax.Array, support: Support, *args: jax.Array, switches: Switches | None = None
+  ) -> Predictions:
     """Predictions for normalised images [batch, height, width, 3]; further arguments go to the classifier."""
     pyramid = self.base.encode(images)
-    levels = pyramid.levels
-    if self.feature_reference:
-      levels = tuple(
-        reference(x.reshape(x.shape[0], -1, x.shape[-1]), center, support.present).reshape(x.shape)
-        for reference, x, center in zip(self.features, levels, support.centers, strict=True)
-      )
-    known = (support.query_mean, support.present) if self.support_classifier else ()
-    found = self.base.decoder(levels, pyramid.mask_features, *known, *args)
-    if not self.query_reference:
-      return found
-    queries = self.linking(found.queries, support.tokens)
-    decoder = self.base.decoder
-    logits = found.logits.at[-1].set(decoder.classify(queries, *known, *args))
-    masks = found.masks.at[-1].set(decoder.mask_logits(queries, pyramid.mask_features))
-    return Predictions(logits, masks, queries)
+    levels = self._refer(pyramid.levels, support.centers, support.present, switches)
+    queries, masks = self.base.decoder.refine(levels, pyramid.mask_features)
+    return self._read(queries, masks, pyramid.mask_features, support, args, switches)
 
-  def _nothing(self, dtype):
-    width = self.base.decoder.width
-    return jnp.zeros((self.classes, width), dtype), jnp.zeros(self.classes, bool)
+  def episode(
+    self,
+    images: jax.Array,
+    examples: tuple[jax.Array, jax.Array, jax.Array],
+    *args: jax.Array,
+    switches: Switches | None = None,
+  ) -> tuple[Predictions, Pyramid]:
+    """Encodes examples of the images' size and predicts in one pass: what a training step needs.
+
+    Args:
+      images: [batch, height, width, 3], normalised.
+      examples: arguments of `support`.
+      *args: for the classifier.
+      switches: parts that take part; default all.
+
+    Returns:
+      What `support` and a call give, and the images' pyramid.
+    """
+    known, masks, classes = examples
+    count = len(images)
+    pyramid = self.base.encode(jnp.concatenate([images, known]))
+    own = Pyramid(*jax.tree.map(lambda x: x[:count], tuple(pyramid)))
+    others = [level[count:] for level in pyramid.levels]
+    centers, present = self._centers(others, masks, classes)
+    levels = self._refer(own.levels, centers, present, switches)
+    both = [jnp.concatenate(pair) for pair in zip(levels, others, strict=True)]
+    queries, found = self.base.decoder.refine(both, pyramid.mask_features)
+    tokens, query_mean = self._tokens(queries[-1, count:], found[-1, count:], masks, classes)
+    support = Support(centers, present, tokens, query_mean)
+    return self._read(queries[:, :count], found[:, :count], own.mask_features, support, args, switches), own
+
+  def _refer(self, levels, centers, present, switches):
+    """Levels after the feature reference."""
+    if not self.feature_reference:
+      return levels
+    referred = tuple(
+      reference(x.reshape(x.shape[0], -1, x.shape[-1]), center, present).reshape(x.shape)
+      for reference, x, center in zip(self.features, levels, centers, strict=True)
+    )
+    return referred if switches is None else tuple(map(_switch(switches.first), levels, referred))
+
+  def _read(self, queries, masks, mask_features, support, args, switches) -> Predictions:
+    """Predictions from the queries of every layer; the query reference changes the last."""
+    decoder = self.base.decoder
+    if self.query_reference:
+      linked = self.linking(queries[-1], support.tokens)
+      last = linked if switches is None else _switch(switches.second)(queries[-1], linked)
+      queries = queries.at[-1].set(last)
+      masks = masks.at[-1].set(decoder.mask_logits(last, mask_features))
+    present = support.present if switches is None else support.present & (jnp.asarray(switches.rows) > 0)
+    known = (support.query_mean, present) if self.support_classifier else ()
+    return Predictions(decoder.classify(queries, *known, *args), masks, queries[-1])
+
+
+def _switch(value):
+  return lambda off, on: jnp.where(jnp.asarray(value) > 0, on, off)
 
 
 reft_r50 = functools.partial(RefT, mask2former_r50())

@@ -82,6 +82,7 @@ class PixelDecoder(nn.Module):
     layers: of the encoder.
     points: per head and level.
     groups: of the group norms.
+    patches: see `layers.conv.conv`; for small maps inside a scan.
   """
 
   width: int = 256
@@ -91,6 +92,7 @@ class PixelDecoder(nn.Module):
   layers: int = 6
   points: int = 4
   groups: int = 32
+  patches: bool = False
 
   def _norm(self, name):
     return nn.GroupNorm(self.groups, epsilon=1e-5, use_fast_variance=False, name=name)
@@ -129,7 +131,7 @@ class PixelDecoder(nn.Module):
     )
     lateral = Conv(self.width, 1, use_bias=False, kernel_init=_XAVIER, name='lateral')(maps[0])
     y = self._norm('lateral_norm')(lateral) + resize.bilinear(levels[-1], maps[0].shape[1:3])
-    y = Conv(self.width, 3, use_bias=False, kernel_init=_XAVIER, name='output')(y)
+    y = Conv(self.width, 3, use_bias=False, kernel_init=_XAVIER, patches=self.patches, name='output')(y)
     y = nn.relu(self._norm('output_norm')(y))
     masks = Conv(self.mask_width, 1, kernel_init=_XAVIER, bias_init=nn.initializers.zeros, name='mask_features')(y)
     return Pyramid(levels, masks, tuple(projected))

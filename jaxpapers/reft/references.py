@@ -163,7 +163,10 @@ class QueryReference(nn.Module):
 
   @nn.compact
   def __call__(self, queries: jax.Array, support: SupportTokens) -> jax.Array:
-    """queries [batch, queries, width] -> queries; examples of a negative class are not seen."""
+    """queries [batch, queries, width] -> queries; examples of a negative class are not seen.
+
+    Sows `attention` [batch, heads, queries, tokens] into the collection 'intermediates'.
+    """
     width = queries.shape[-1]
     tokens = support.queries.reshape(-1, width)
     classes = jnp.repeat(support.classes, support.queries.shape[1])
@@ -178,7 +181,9 @@ class QueryReference(nn.Module):
     v = jnp.where(jnp.any(seen), nn.Dense(width, kernel_init=_XAVIER, name='v')(known), 0.0)
     q, k, v = _heads(q, self.heads), _heads(k, self.heads), _heads(v, self.heads)
     scores = jnp.einsum('bqhd,khd->bhqk', q, k) / jnp.sqrt(width // self.heads).astype(q.dtype) + bias
-    mixed = jnp.einsum('bhqk,khd->bqhd', jax.nn.softmax(scores, axis=-1), v).reshape(queries.shape)
+    attention = jax.nn.softmax(scores, axis=-1)
+    self.sow('intermediates', 'attention', attention)
+    mixed = jnp.einsum('bhqk,khd->bqhd', attention, v).reshape(queries.shape)
     queries = queries + nn.Dense(width, kernel_init=_ZEROS, bias_init=_ZEROS, name='o')(mixed)
     y = nn.relu(
       nn.Dense(self.hidden, kernel_init=_XAVIER, name='ffn1')(LayerNorm(epsilon=1e-5, name='norm_f')(queries))

@@ -162,13 +162,15 @@ class TransformerDecoder(nn.Module):
     """Queries [batch, queries, width], features [batch, h, w, mask width] -> [batch, queries, h, w]."""
     return jnp.einsum('bqc,bhwc->bqhw', self.mask_head(self.norm(queries)), mask_features)
 
-  def __call__(self, levels: Sequence[jax.Array], mask_features: jax.Array, *args: jax.Array) -> Predictions:
-    """Predicts.
+  def refine(self, levels: Sequence[jax.Array], mask_features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Queries and mask logits from the start and after every layer; classes play no part in them.
 
     Args:
       levels: coarsest first, [batch, h, w, width].
       mask_features: [batch, h, w, mask width].
-      *args: for the classifier.
+
+    Returns:
+      [layers + 1, batch, queries, width], before the final norm, and [layers + 1, batch, queries, h, w].
     """
     if len(levels) != self.num_levels:
       raise ValueError(f'The decoder was made for {self.num_levels} levels, not {len(levels)}.')
@@ -176,12 +178,16 @@ class TransformerDecoder(nn.Module):
     batch = mask_features.shape[0]
     memory = [m.reshape(batch, -1, self.width) + self.level_embed[i] for i, m in enumerate(levels)]
     position = [jnp.asarray(sine_embedding(*m.shape[1:3], self.width)).reshape(1, -1, self.width) for m in levels]
-    queries = jnp.broadcast_to(self.query_feat, (batch, *self.query_feat.shape))
-    logits, masks = [self.classify(queries, *args)], [self.mask_logits(queries, mask_features)]
+    queries = [jnp.broadcast_to(self.query_feat, (batch, *self.query_feat.shape))]
+    masks = [self.mask_logits(queries[0], mask_features)]
     for index, layer in enumerate(self.layers):
       level = index % self.num_levels
       blocked = open_blocked_rows(attention_mask(masks[-1], levels[level].shape[1:3]))
-      queries = layer(queries, self.query_embed, memory[level], position[level], blocked)
-      logits.append(self.classify(queries, *args))
-      masks.append(self.mask_logits(queries, mask_features))
-    return Predictions(jnp.stack(logits), jnp.stack(masks), queries)
+      queries.append(layer(queries[-1], self.query_embed, memory[level], position[level], blocked))
+      masks.append(self.mask_logits(queries[-1], mask_features))
+    return jnp.stack(queries), jnp.stack(masks)
+
+  def __call__(self, levels: Sequence[jax.Array], mask_features: jax.Array, *args: jax.Array) -> Predictions:
+    """As `refine`, with classes; further arguments go to the classifier."""
+    queries, masks = self.refine(levels, mask_features)
+    return Predictions(self.classify(queries, *args), masks, queries[-1])

@@ -1,0 +1,69 @@
+"""RefT at the size of the embedded run: the blocks of the published model, 48 x 48 images (specification, 5.2)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from jaxpapers.layers.conv import Conv
+from jaxpapers.reft.heads import SupportHead
+from jaxpapers.reft.model import Mask2Former, RefT
+from jaxpapers.reft.pixel_decoder import PixelDecoder
+from jaxpapers.reft.transformer import TransformerDecoder
+
+WIDTH = 32
+
+
+class SmallBackbone(nn.Module):
+  """Two 3x3 convolutions per stage with group norm and ReLU; every stage halves the map.
+
+  Attributes:
+    widths: channels of the stages.
+    groups: of the norms.
+  """
+
+  widths: Sequence[int] = (16, 24, 32, 48)
+  groups: int = 8
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> list[jax.Array]:
+    """[batch, height, width, 3] -> maps at strides 2, 4, 8, ..., finest first."""
+    maps, x = [], images
+    for stage, width in enumerate(self.widths):
+      for index, stride in enumerate((2, 1)):
+        # Slices and a matmul: lanes run in a scan, where XLA's CPU convolution is slow.
+        conv = Conv(
+          width,
+          3,
+          stride,
+          use_bias=False,
+          kernel_init=nn.initializers.he_normal(),
+          patches=True,
+          name=f'conv{stage}_{index}',
+        )
+        x = nn.GroupNorm(self.groups, epsilon=1e-5, name=f'norm{stage}_{index}')(conv(x))
+        x = nn.relu(x)
+      maps.append(x)
+    return maps
+
+
+def mini_reft(classes: int = 12, queries: int = 8, heads: int = 4, hidden: int = 64) -> RefT:
+  """RefT with both references and the head that knows classes by their support.
+
+  Images are [batch, 48, 48, 3], roughly standardised; levels 3x3, 6x6 and 12x12, mask features 24x24. `Switches` turn
+  it into Mask2Former, into either reference alone, or into cosine classification.
+
+  Args:
+    classes: base and novel.
+    queries: object queries.
+    heads: of attention.
+    hidden: of feed-forward layers.
+  """
+  base = Mask2Former(
+    SmallBackbone(),
+    PixelDecoder(WIDTH, WIDTH, heads, hidden, layers=1, groups=8, patches=True),
+    TransformerDecoder(
+      SupportHead(classes, WIDTH, learn_scale=True), queries, WIDTH, WIDTH, heads, hidden, num_layers=3
+    ),
+  )
+  return RefT(base, classes, support_classifier=True, heads=heads, hidden=hidden)
