@@ -2,21 +2,26 @@
 
 A folder of three files: the points of all objects, their pictures (JPEG) one after the other, and an index, which is
 written last.
+
+python -m jaxpapers.cmt.database /data/objects --root /data/nuscenes --version v1.0-trainval --split train
 """
 
+import argparse
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from PIL import Image
+from tqdm import tqdm
 
 from jaxpapers.cmt import geometry
 from jaxpapers.cmt.boxes import corners, points_in_boxes
 from jaxpapers.cmt.metrics import CLASSES
-from jaxpapers.cmt.nuscenes import NuScenes, lidar2img
+from jaxpapers.cmt.nuscenes import Frame, NuScenes, lidar2img
 from jaxpapers.cmt.sweeps import COLUMNS, aggregate, read_picture
 from jaxpapers.engine.errors import UserError
 
@@ -159,7 +164,7 @@ def rectangles(matrix: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> 
   return clipped, (clipped[:, 2:] > clipped[:, :2]).all(1)
 
 
-def _pictures(frame, boxes: np.ndarray) -> list[bytes]:
+def _pictures(frame: Frame, boxes: np.ndarray) -> list[bytes]:
   """The encoded picture of every box, empty if no camera sees all of it."""
   best, areas = [b''] * len(boxes), np.zeros(len(boxes))
   if not len(boxes):
@@ -176,3 +181,28 @@ def _pictures(frame, boxes: np.ndarray) -> list[bytes]:
       )
       best[row], areas[row] = encoded.getvalue(), area[row]
   return best
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Builds a database and says how many objects of each class it holds."""
+  parser = argparse.ArgumentParser(prog='python -m jaxpapers.cmt.database', description='Cut objects for pasting.')
+  parser.add_argument('folder', help='where the database is written')
+  parser.add_argument('--root', required=True, help='folder with samples/, sweeps/ and the tables')
+  parser.add_argument('--version', default='v1.0-trainval', help='folder of the tables')
+  parser.add_argument('--split', default='train', help='such as train or mini_train')
+  args = parser.parse_args(argv)
+  try:
+    dataset = NuScenes(args.root, args.version)
+    tokens = dataset.tokens(args.split)
+    with tqdm(total=len(tokens), unit='keyframe') as bar:
+      built = build(dataset, tokens, args.folder, progress=lambda _: bar.update())
+  except UserError as error:
+    print(error, file=sys.stderr)
+    return error.exit_code
+  for name, rows in zip(CLASSES, built.rows, strict=True):
+    print(f'{name:22s} {len(rows)}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

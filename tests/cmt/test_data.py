@@ -143,6 +143,15 @@ def test_database_holds_objects_around_their_bottom_centre(dataset, objects):
   assert pictures[0].shape[:2] == max(sizes, key=np.prod)
 
 
+def test_command_builds_a_database(dataset, tmp_path, capsys):
+  command = [str(tmp_path / 'objects'), '--root', str(dataset.root), '--version', dataset.version, '--split']
+  assert database.main([*command, 'mini_train']) == 0
+  assert 'car                    6\n' in capsys.readouterr().out
+  assert len(database.Database(tmp_path / 'objects')) == 12
+  assert database.main([*command, 'train']) == 2
+  assert 'belongs to v1.0-trainval' in capsys.readouterr().err
+
+
 def test_damaged_databases_are_named(dataset, tmp_path):
   with pytest.raises(UserError, match='no finished database'):
     database.Database(tmp_path)
