@@ -106,10 +106,12 @@ def sparse_encoder(path: Path) -> Iterable[Check]:
 
   @jax.jit
   def run(variables, features, places):
-    levels, _ = encoder.apply(variables, features, places, method='levels')
-    return levels, encoder.apply(variables, features, places)
+    return encoder.apply(
+      variables, features, places, capture_intermediates=lambda _, name: name == 'levels', mutable=['intermediates']
+    )
 
-  levels, (bev, lost) = run(variables, features, places)
+  (bev, lost), seen = run(variables, features, places)
+  ((levels, _),) = seen['intermediates']['levels']
   yield Check('lost sites', [int(n.sum()) for n in lost.values()], [0] * len(lost), 0)
   for name, (ids, x), shape in zip(STAGES, levels, encoder.grids(), strict=True):
     used = np.asarray(ids) < np.prod(shape)

@@ -73,19 +73,21 @@ def test_values_and_gradients_equal_the_dense_rule(window):
 def test_sites_that_find_no_room_are_counted_and_the_first_are_kept():
   ids, _ = _sites()
   window = WINDOWS['strided']
-  every, count = sparse.strided_sites(ids, GRID, *window, 120)
-  few, same = sparse.strided_sites(ids, GRID, *window, 20)
+  sites = jax.jit(sparse.strided_sites, static_argnums=(1, 2, 3, 4, 5))
+  every, count = sites(ids, GRID, *window, 120)
+  few, same = sites(ids, GRID, *window, 20)
   assert np.array_equal(count, same) and int(count[0]) > 20 > int(count[2]) == 0
   assert np.array_equal(few, every[:, :20])
 
 
 def test_block_size_changes_nothing():
   ids, x = _sites()
-  near = sparse.submanifold_neighbours(ids, GRID)
+  near = jax.jit(sparse.submanifold_neighbours, static_argnums=1)(ids, GRID)
   kernel = jnp.asarray(np.random.default_rng(3).normal(size=(3, 3, 3, 4, 2)), jnp.float32)
-  whole = sparse.gather_conv(x, kernel, near, 1000)
+  conv = jax.jit(sparse.gather_conv, static_argnums=3)
+  whole = conv(x, kernel, near, 1000)
   for block in (1, 17):
-    np.testing.assert_allclose(sparse.gather_conv(x, kernel, near, block), whole, atol=1e-5)
+    np.testing.assert_allclose(conv(x, kernel, near, block), whole, atol=1e-5)
   with pytest.raises(ValueError, match='does not fit 4 channels and 27 taps'):
     sparse.gather_conv(x, kernel[:1], near)
 
@@ -108,20 +110,51 @@ def test_masked_batch_norm_equals_batch_norm_of_the_active_rows():
   jax.tree.map(np.testing.assert_array_equal, kept, stats)
 
 
-def test_order_of_voxels_and_rows_outside_do_not_matter():
+@pytest.fixture(scope='module')
+def encoder():
+  """(grid, ids, inputs, variables, compiled forward of training) of a small encoder."""
   grid = (41, 16, 16)
   ids, x = _sites((50, 20), 50, grid)
   coords = jnp.stack(sparse.coordinates(ids, grid), -1)
-  encoder = SparseEncoder(grid, (3, 3, 3, 3), 5, (300, 200, 60, 40), block=64)
-  variables = jax.jit(encoder.init)(jax.random.key(0), x, coords)
-  forward = jax.jit(encoder.apply)
-  bev, lost = forward(variables, x, coords)
+  module = SparseEncoder(grid, (3, 3, 3, 3), 5, (300, 200, 60, 40), block=64)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x, coords)
+  rng = np.random.default_rng(5)
+  variables = jax.tree.map(lambda s: jnp.asarray(0.5 + 0.2 * rng.normal(size=s.shape), jnp.float32), shapes)
+  step = jax.jit(lambda x, coords: module.apply(variables, x, coords, True, mutable=['batch_stats']))
+  return grid, ids, (x, coords), variables['batch_stats'], step
+
+
+def test_order_of_voxels_and_rows_outside_do_not_matter(encoder):
+  grid, ids, (x, coords), start, step = encoder
+  (bev, lost), stats = step(x, coords)
   assert bev.shape == (2, 2, 2, 10) and np.abs(bev).max() > 0
   assert all(int(n.sum()) == 0 for n in lost.values())
+  assert np.all(stats['batch_stats']['layer1_0']['bn1']['mean'] != start['layer1_0']['bn1']['mean'])
   order = np.random.default_rng(4).permutation(50)
-  elsewhere = jnp.where((ids < np.prod(grid))[..., None], coords, jnp.array([3, -1, 99]))
-  shuffled = jnp.where((ids < np.prod(grid))[..., None], x, jnp.nan)
-  again, _ = forward(variables, shuffled[:, order], elsewhere[:, order])
-  np.testing.assert_allclose(again, bev, atol=1e-6)
-  nothing, _ = forward(variables, x, jnp.full_like(coords, -1))
-  assert not np.any(nothing)
+  used = (ids < np.prod(grid))[..., None]
+  elsewhere = jnp.where(used, coords, jnp.array([3, -1, 99]))
+  (again, _), same = step(jnp.where(used, x, jnp.nan)[:, order], elsewhere[:, order])
+  np.testing.assert_allclose(again, bev, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), same, stats)
+
+
+def test_training_without_a_voxel_changes_no_statistics(encoder):
+  _, _, (x, coords), start, step = encoder
+  (bev, _), stats = step(x, jnp.full_like(coords, -1))
+  assert not np.any(bev)
+  jax.tree.map(np.testing.assert_array_equal, stats['batch_stats'], start)
+
+
+def test_gradients_of_empty_statistics_are_finite():
+  norm = MaskedBatchNorm()
+  x = jnp.ones((1, 5, 3))
+  variables = norm.init(jax.random.key(0), x, jnp.ones((1, 5), bool), True)
+  for active in (jnp.zeros((1, 5), bool), jnp.ones((1, 5), bool)):
+
+    def loss(params, x, active=active):
+      y, _ = norm.apply({**variables, 'params': params}, x, active, False, mutable=['batch_stats'])
+      return jnp.square(y + 1).sum()
+
+    grads = jax.jit(jax.grad(loss, (0, 1)))(variables['params'], x)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert np.any(grads[0]['bias']) == bool(active.any())

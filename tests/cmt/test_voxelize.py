@@ -69,13 +69,13 @@ def test_pillars_equal_numpy_and_ignore_padding_and_points_outside():
   points = rng.uniform(-2.5, 2.5, (60, 5)).astype(np.float32)
   mask = np.arange(60) < 55
   points[~mask] = np.nan
-  index = np.asarray(pillars.pillar_index(points, mask, PC_RANGE, (0.5, 1.0)))
+  index = np.asarray(jax.jit(lambda p, m: pillars.pillar_index(p, m, PC_RANGE, (0.5, 1.0)))(points, mask))
   inside = mask & np.all((points[:, :3] >= PC_RANGE[:3]) & (points[:, :3] < PC_RANGE[3:]), 1)
   assert 0 < inside.sum() < 55 and np.all(index[~inside] == 32)
   kept = points[inside]
   column, row = np.floor((kept[:, 0] + 2) / 0.5), np.floor(kept[:, 1] + 2)
   np.testing.assert_array_equal(index[inside], row * 8 + column)
-  known = np.asarray(pillars.pillar_inputs(jnp.asarray(points), index, PC_RANGE, (0.5, 1.0)))
+  known = np.asarray(jax.jit(lambda p, i: pillars.pillar_inputs(p, i, PC_RANGE, (0.5, 1.0)))(points, index))
   means = np.stack([kept[index[inside] == i, :3].mean(0) for i in index[inside]])
   np.testing.assert_allclose(known[inside, 5:8], kept[:, :3] - means, atol=1e-5)
   assert np.abs(known[inside, 8:]).max() <= 0.5 + 1e-5
@@ -86,12 +86,13 @@ def test_the_map_of_pillars_has_its_maxima_in_place():
   branch = pillars.PillarBranch(PC_RANGE, (0.5, 1.0), 6, (3,), (1,))
   points, mask = np.zeros((2, 7, 5), np.float32), np.zeros((2, 7), bool)
   points[0, :, :2], mask[0] = (1.2, -1.5), True
-  (bev, lost), variables = branch.init_with_output(jax.random.key(0), points, mask)
+  variables = jax.jit(branch.init)(jax.random.key(0), points, mask)
+  bev, lost = jax.jit(branch.apply)(variables, points, mask)
   assert bev.shape == (2, 4, 8, 3) and lost == {}
   empty = np.asarray(bev[1, 2, 4])
   changed = np.argwhere(np.any(np.abs(np.asarray(bev[0] - bev[1])) > 1e-6, -1))
   assert len(changed) and np.all(np.abs(changed - [0, 6]) <= 1) and np.all(np.isfinite(empty))
-  doubled, _ = branch.apply(variables, points.repeat(2, 1), mask.repeat(2, 1))
+  doubled, _ = jax.jit(branch.apply)(variables, points.repeat(2, 1), mask.repeat(2, 1))
   np.testing.assert_allclose(doubled, bev, atol=1e-6)
 
 
