@@ -146,8 +146,8 @@ def transform_image(image: np.ndarray, draw: ImageDraw, size: tuple[int, int]) -
   lines = image[low].astype(np.float32)
   lines += (image[high] - lines) * part[:, None, None]
   low, high, part = _neighbours(x, image.shape[1])
-  pixels = lines[:, low]
-  pixels += (lines[:, high] - pixels) * part[:, None]
+  pixels = np.take(lines, low, axis=1)
+  pixels += (np.take(lines, high, axis=1) - pixels) * part[:, None]
   result[rows, columns] = pixels
   return result[:, ::-1] if draw.flip else result
 

@@ -55,9 +55,13 @@ def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
   _check(boxes)
   boxes = np.asarray(boxes, np.float64)
   inside = np.zeros((len(boxes), len(points)), bool)
-  for row, box in zip(inside, boxes, strict=True):
-    # The circle around the rectangle leaves few candidates of a cloud.
-    near = np.abs(points[:, :2] - box[:2]).max(axis=1) <= np.hypot(box[3], box[4]) / 2
+  # Sorted by x, a cloud shows each box the few points of its strip.
+  by_x = np.argsort(points[:, 0])
+  radius = np.hypot(boxes[:, 3], boxes[:, 4]) / 2
+  x = points[by_x, 0].astype(np.float64)
+  strips = np.searchsorted(x, boxes[:, 0] - radius), np.searchsorted(x, boxes[:, 0] + radius, 'right')
+  for row, box, first, last in zip(inside, boxes, *strips, strict=True):
+    near = by_x[first:last]
     local = points[near, :3].astype(np.float64) - box[:3]
     cos, sin = np.cos(box[6]), np.sin(box[6])
     along, across = local[:, 0] * cos + local[:, 1] * sin, local[:, 1] * cos - local[:, 0] * sin
