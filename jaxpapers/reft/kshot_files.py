@@ -64,6 +64,35 @@ def read_shots(folder: str | os.PathLike, k: int, seed: int, split: Split, class
   return found
 
 
+def draw_shots(
+  annotations: Annotations, k: int, seed: int, split: Split, classes: Sequence[int] = (), shots: Sequence[int] = SHOTS
+) -> Annotations:
+  """The K-shot set that `write_shots` would write for a seed, without writing it.
+
+  Args:
+    annotations: of all training images.
+    k: shots, one of `shots`.
+    seed: of the set.
+    split: of the classes.
+    classes: category ids to keep; default all of the split. All are drawn: one random stream runs through them.
+    shots: see `write_shots`: those beyond k matter too.
+
+  Raises:
+    UserError: naming file, class, K and what was found.
+  """
+  if k not in shots:
+    raise UserError(f'The sampler draws {", ".join(map(str, shots))} shots, not {k}.')
+  chosen = _sample(annotations, seed, shots)[k]
+  kept = [entry for category in sorted(classes or split.names) for entry in chosen[category]]
+  used = dict.fromkeys(entry['image_id'] for entry in kept)
+  return Annotations(
+    f'{annotations.file} ({k} shots, seed {seed})',
+    {key: annotations.images[key] for key in used},
+    annotations.categories,
+    kept,
+  )
+
+
 def only_classes(annotations: Annotations, classes: Sequence[int]) -> Annotations:
   """The objects of these category ids that are no crowds, and their images."""
   kept = set(classes)
@@ -98,11 +127,7 @@ def write_shots(
   """
   contents = {}
   for seed in seeds:
-    try:
-      chosen = sample_shots(annotations.entries, annotations.names, seed, shots)
-    except ValueError as error:
-      raise UserError(f'{annotations.file}, seed {seed}: {error}') from None
-    for k, per_class in chosen.items():
+    for k, per_class in _sample(annotations, seed, shots).items():
       for category, entries in per_class.items():
         contents[class_file(folder, k, seed, annotations.names[category])] = _content(annotations, entries)
   for path, content in contents.items():
@@ -110,6 +135,13 @@ def write_shots(
     with open(path, 'w') as file:
       json.dump(content, file)
   return list(contents)
+
+
+def _sample(annotations, seed, shots):
+  try:
+    return sample_shots(annotations.entries, annotations.names, seed, shots)
+  except ValueError as error:
+    raise UserError(f'{annotations.file}, seed {seed}: {error}') from None
 
 
 def _content(annotations, entries) -> Mapping:
