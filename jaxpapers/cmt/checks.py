@@ -1,13 +1,8 @@
 """What a person can get wrong about a scene, each in one sentence that names the field and the shape."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from jaxpapers.engine.errors import UserError
-
-STRIDE = 8
-"""Voxels along a side of a BEV token."""
 
 
 def check_points(points: np.ndarray, name: str = 'points') -> None:
@@ -52,23 +47,3 @@ def image_to_lidar(lidar2img: np.ndarray, cameras: int, name: str = 'lidar2img')
   for camera in np.flatnonzero([np.linalg.matrix_rank(matrix) < 4 for matrix in matrices])[:1]:
     raise UserError(f'{name}: the matrix of camera {camera} has no inverse.')
   return np.linalg.inv(matrices).astype(np.float32)
-
-
-def grid_size(pc_range: Sequence[float], voxel: Sequence[float]) -> tuple[int, int, int]:
-  """Voxels along x, y and z.
-
-  Raises:
-    UserError: for an empty range, or one that whole BEV tokens (8 voxels a side) do not fill.
-  """
-  low, high, voxel = np.asarray(pc_range[:3]), np.asarray(pc_range[3:]), np.asarray(voxel)
-  if not (high > low).all() or not (voxel > 0).all():
-    raise UserError(f'pc_range {list(pc_range)} and voxel {voxel.tolist()} must span a volume.')
-  cells = (high - low) / voxel
-  size = np.round(cells).astype(int)
-  whole = np.abs(cells - size) < 1e-3
-  if not whole.all() or (size[:2] % STRIDE).any():
-    raise UserError(
-      f'pc_range {list(pc_range)} is {np.round(cells, 3).tolist()} voxels of {voxel.tolist()}; their number must be a '
-      f'multiple of {STRIDE} along x and y, and whole along z.'
-    )
-  return tuple(size.tolist())
