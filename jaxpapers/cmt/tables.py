@@ -1,17 +1,17 @@
 """The relational tables of nuScenes as columns: JSON lists whose records name each other by token.
 
 Every link is resolved and checked once, to row numbers; what detection does not use (radar, camera pictures between
-keyframes, maps) is left out, so that the 850 scenes of v1.0-trainval fit into a laptop's memory.
+keyframes, maps) is left out as the tables are read.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from jaxpapers.cmt import json_stream
 from jaxpapers.engine.errors import UserError
 
 TABLES = (
@@ -148,26 +148,25 @@ class _Reader:
   def __init__(self, folder: epath.Path):
     self._folder = folder
 
-  def __call__(self, name: str, fields: Sequence[str]) -> tuple[Records, dict[str, int]]:
-    """The records, and the row of every token."""
+  def __call__(
+    self, name: str, fields: Sequence[str], keep: Callable[[Mapping[str, Any]], bool] | None = None
+  ) -> tuple[Records, dict[str, int]]:
+    """The records that are kept, with these fields and their token, and the row of every token."""
     path = self._folder / f'{name}.json'
-    try:
-      records = json.loads(path.read_bytes())
-    except ValueError as error:
-      raise UserError(f'{path} is no complete JSON file: {error}.') from None
-    if not isinstance(records, list):
-      raise UserError(f'{path} holds no list of records.')
+    fields, kept = ('token', *fields), []
     rows: dict[str, int] = {}
-    for number, record in enumerate(records):
-      if not isinstance(record, dict):
-        raise UserError(f'{path}: record {number} is no mapping of fields.')
-      for field in ('token', *fields):
+    for number, record in enumerate(json_stream.records(path)):
+      for field in fields:
         if field not in record:
           raise UserError(f'{path}: record {record.get("token", number)} has no {field!r}.')
-      if record['token'] in rows:
-        raise UserError(f'{path}: the token {record["token"]} occurs twice.')
-      rows[record['token']] = number
-    return records, rows
+      token = record['token']
+      if not isinstance(token, str) or token in rows:
+        problem = 'occurs twice' if isinstance(token, str) else f'of record {number} is no text'
+        raise UserError(f'{path}: the token {token} {problem}.')
+      if keep is None or keep(record):
+        rows[token] = len(kept)
+        kept.append({field: record[field] for field in fields})
+    return kept, rows
 
 
 def _samples(reader: _Reader) -> tuple[Records, dict[str, int]]:
@@ -176,9 +175,9 @@ def _samples(reader: _Reader) -> tuple[Records, dict[str, int]]:
 
 def _scenes(reader: _Reader, samples: Records, rows: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
   """Follows the chain of keyframes of every scene."""
-  records, _ = reader('scene', ('name', 'first_sample_token', 'last_sample_token', 'nbr_samples'))
+  found, _ = reader('scene', ('name', 'first_sample_token', 'last_sample_token', 'nbr_samples'))
   scenes = {}
-  for record in records:
+  for record in found:
     chain, token, source = [], record['first_sample_token'], ('scene', record)
     while token and len(chain) <= len(samples):
       chain.append(_row(rows, token, 'sample', *source))
@@ -200,24 +199,14 @@ def _recordings(reader: _Reader, sample_rows: Mapping[str, int]) -> tuple[Record
   channels = [
     sensors[_row(sensor_rows, m['sensor_token'], 'sensor', 'calibrated_sensor', m)]['channel'] for m in mounts
   ]
-  fields = (
-    'sample_token',
-    'ego_pose_token',
-    'calibrated_sensor_token',
-    'timestamp',
-    'is_key_frame',
-    'filename',
-    'prev',
-  )
-  records, _ = reader('sample_data', fields)
-  kept, channel = [], []
-  for record in records:
-    mount = _row(mount_rows, record['calibrated_sensor_token'], 'calibrated_sensor', 'sample_data', record)
-    name = channels[mount]
-    if name == LIDAR or (name in CAMERAS and record['is_key_frame']):
-      kept.append(record)
-      channel.append(CHANNELS.index(name))
-  rows = {record['token']: number for number, record in enumerate(kept)}
+
+  def wanted(record):
+    name = channels[_row(mount_rows, record['calibrated_sensor_token'], 'calibrated_sensor', 'sample_data', record)]
+    return name == LIDAR or (name in CAMERAS and record['is_key_frame'])
+
+  fields = ('sample_token', 'ego_pose_token', 'calibrated_sensor_token', 'timestamp', 'is_key_frame', 'filename')
+  kept, rows = reader('sample_data', (*fields, 'prev', 'height', 'width'), wanted)
+  channel = [CHANNELS.index(channels[mount_rows[record['calibrated_sensor_token']]]) for record in kept]
   data = np.full((len(sample_rows), len(CHANNELS)), NONE)
   previous = np.full(len(kept), NONE)
   for number, record in enumerate(kept):
@@ -226,7 +215,8 @@ def _recordings(reader: _Reader, sample_rows: Mapping[str, int]) -> tuple[Record
       data[sample, channel[number]] = number
     if channel[number] == 0 and record['prev']:
       previous[number] = _row(rows, record['prev'], 'sample_data', 'sample_data', record)
-  poses, pose_rows = reader('ego_pose', ('translation', 'rotation'))
+  needed = {record['ego_pose_token'] for record in kept}
+  poses, pose_rows = reader('ego_pose', ('translation', 'rotation'), lambda record: record['token'] in needed)
   poses = [poses[_row(pose_rows, r['ego_pose_token'], 'ego_pose', 'sample_data', r)] for r in kept]
   mounts = [mounts[mount_rows[r['calibrated_sensor_token']]] for r in kept]
   cameras = np.flatnonzero(channel)
@@ -239,7 +229,7 @@ def _recordings(reader: _Reader, sample_rows: Mapping[str, int]) -> tuple[Record
     filename=[record['filename'] for record in kept],
     timestamp=_numbers('sample_data', kept, 'timestamp', (), np.int64),
     previous=previous,
-    size=np.asarray([(r.get('height') or 0, r.get('width') or 0) for r in kept]).reshape(-1, 2),
+    size=np.asarray([(r['height'] or 0, r['width'] or 0) for r in kept], int).reshape(-1, 2),
     ego_rotation=_quaternions('ego_pose', poses),
     ego_translation=_numbers('ego_pose', poses, 'translation', (3,)),
     sensor_rotation=_quaternions('calibrated_sensor', mounts),
@@ -259,6 +249,8 @@ def _annotations(reader: _Reader, sample_rows: Mapping[str, int]) -> tuple[Annot
   records, rows = reader(name, (*fields, 'num_lidar_pts', 'num_radar_pts'))
 
   def attribute_names(record):
+    if not isinstance(record['attribute_tokens'], list):
+      raise UserError(f"{name}.json: 'attribute_tokens' of {record['token']} must be a list.")
     found = (_row(attribute_rows, token, 'attribute', name, record) for token in record['attribute_tokens'])
     return tuple(attributes[row]['name'] for row in found)
 
@@ -285,7 +277,7 @@ def _annotations(reader: _Reader, sample_rows: Mapping[str, int]) -> tuple[Annot
 
 def _row(rows: Mapping[str, int], token: str, target: str, table: str, record: Mapping[str, Any]) -> int:
   """The row of a token, which `record` of `table` names."""
-  row = rows.get(token)
+  row = rows.get(token) if isinstance(token, str) else None
   if row is None:
     raise UserError(f'{table}.json: {record["token"]} names the {target} {token!r}, which {target}.json does not have.')
   return row

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxpapers.cmt import boxes, evaluation, geometry, nuscenes, splits, sweeps
+from jaxpapers.cmt import boxes, evaluation, geometry, json_stream, nuscenes, splits, sweeps
 from jaxpapers.engine.errors import UserError
 from tests.cmt import nuscenes_set
 
@@ -103,6 +103,10 @@ BROKEN = [
   ('sample', lambda r: r[2].update(next=r[0]['token']), 'its chain in sample.json has'),
   ('sample', lambda r: r[0].pop('timestamp'), "scene-0061-0 has no 'timestamp'"),
   ('sample', lambda r: r.append(r[0]), 'the token scene-0061-0 occurs twice'),
+  ('sample', lambda r: r[0].update(token=None), 'the token None of record 0 is no text'),
+  ('sample', lambda r: r.insert(1, 5), 'record 1 is no mapping'),
+  ('sample_data', lambda r: r[0].update(sample_token=['x']), r"names the sample \['x'\]"),
+  ('sample_annotation', lambda r: r[0].update(attribute_tokens=None), 'must be a list'),
   ('sample_data', lambda r: r[0].update(sample_token='nowhere'), "names the sample 'nowhere'"),
   ('sample_data', lambda r: r[0].update(ego_pose_token='nowhere'), "names the ego_pose 'nowhere'"),
   ('sample_data', lambda r: r[0].update(calibrated_sensor_token='x'), "names the calibrated_sensor 'x'"),
@@ -197,3 +201,21 @@ def test_a_set_without_annotations_is_read_but_not_evaluated(root, tmp_path):
   results.write_text(json.dumps({'results': {token: [] for token in dataset.tokens('mini_val')}}))
   with pytest.raises(UserError, match='nothing can be evaluated'):
     evaluation.evaluate_submission(dataset, 'mini_val', results)
+
+
+@pytest.mark.parametrize(
+  'text', ['', '[', '[{"token": 1}', '[{"token": 1},]', '[{}] x', '[{} {}]', '[{"a": }]', '{"token": 1}', '\xff']
+)
+def test_incomplete_lists_are_named(tmp_path, text):
+  path = tmp_path / 'table.json'
+  path.write_bytes(text.encode('latin-1'))
+  with pytest.raises(UserError, match=r'table.json is no (complete JSON file|list of records)'):
+    list(json_stream.records(path))
+
+
+def test_lists_are_read_record_by_record(tmp_path):
+  path = tmp_path / 'table.json'
+  for wanted in ([], [{}], [{'a': 'ü', 'b': [1, 2.5, None]}, {'c': {'d': ']'}}]):
+    for indent in (None, 2):
+      path.write_text(f' {json.dumps(wanted, indent=indent)}\n')
+      assert list(json_stream.records(path)) == wanted
