@@ -77,8 +77,8 @@ def _taps(x: jax.Array, kernel: int) -> jax.Array:
   return jnp.concatenate([padded[..., i : i + queries, :] for i in range(kernel)], axis=-1)
 
 
-def _flat(kernel: jax.Array) -> jax.Array:
-  return kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
+def _widened(x: jax.Array, width: int) -> jax.Array:
+  return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, width - x.shape[-1]),))
 
 
 class TaskHeads(nn.Module):
@@ -120,7 +120,7 @@ class TaskHeads(nn.Module):
         prior = _PRIOR if name == 'cls_logits' else 0.0
         module = OutputWeights(layers, width, self.hidden, out, self.kernel, prior, name=f'task{task}_{name}')
         held[task, name] = module()
-    first = jnp.concatenate([_flat(w.kernel_0) for w in held.values()], axis=-1)
+    first = jnp.concatenate([w.kernel_0.reshape(layers, -1, self.hidden) for w in held.values()], axis=-1)
     y = jnp.einsum('lbqc,lco->lbqo', _taps(keep(states), self.kernel), first)
     y = y.reshape(*y.shape[:3], len(held), self.hidden)
     y = y - y.mean(axis=-1, keepdims=True)
@@ -130,9 +130,14 @@ class TaskHeads(nn.Module):
       return jnp.stack(values, axis=1)[:, None, None]
 
     y = nn.relu(y * stack([w.scale for w in held.values()]) + stack([w.bias_0 for w in held.values()]))
+    y = _taps(keep(y.reshape(*y.shape[:3], -1)), self.kernel)
+    y = y.reshape(*y.shape[:3], self.kernel, len(held), self.hidden)
+    # Outputs of different width are padded to one: a single product for all of them.
+    widest = max(w.bias_1.shape[-1] for w in held.values())
+    second = jnp.stack([_widened(w.kernel_1, widest) for w in held.values()], axis=2)
+    bias = jnp.stack([_widened(w.bias_1, widest) for w in held.values()], axis=1)
+    y = jnp.einsum('lbqknc,lknco->lbqno', y, second) + bias[:, None, None]
     outputs = tuple({} for _ in self.tasks)
     for index, ((task, name), w) in enumerate(held.items()):
-      hidden = _taps(keep(y[..., index, :]), self.kernel)
-      out = jnp.einsum('lbqc,lco->lbqo', hidden, _flat(w.kernel_1))
-      outputs[task][name] = out + w.bias_1[:, None, None]
+      outputs[task][name] = y[..., index, : w.bias_1.shape[-1]]
     return outputs

@@ -93,12 +93,14 @@ def loss_terms(
   code_weights: Sequence[float] = CODE_WEIGHTS,
   split: float = 0.75,
   axis_name: str | None = None,
+  queries: jax.Array | None = None,
 ) -> Terms:
-  """Terms of every layer; arguments of `total_loss`."""
+  """Terms of every layer; arguments of `total_loss`, and `queries`, the result of `assignments` where it is at hand."""
   chex.assert_shape(boxes, (None, None, 9))
   chex.assert_shape([labels, boxes_mask], boxes.shape[:2])
-  settings = {'fixed_order': fixed_order, 'weights': weights, 'code_weights': code_weights}
-  queries = assignments(output, boxes, labels, boxes_mask, **settings)
+  if queries is None:
+    settings = {'fixed_order': fixed_order, 'weights': weights, 'code_weights': code_weights}
+    queries = assignments(output, boxes, labels, boxes_mask, **settings)
   targets = coder.encode_boxes(boxes)
   offsets = _offsets(output.tasks)
   label = box = dn_label = dn_box = 0.0

@@ -237,11 +237,8 @@ def run_loss(data, meta) -> Iterable[Check]:
   variables = variables_of(model, arguments, params)
   boxes, labels, mask = ground_truth(given, meta, padding=1)
   slots = num_slots(meta['num_query'], boxes.shape[1], meta['dn_scalar'])
-  noised = noised_queries(
-    placed_noise(given['dn_uniform01'], want, slots),
-    boxes,
-    labels,
-    mask,
+  make = functools.partial(
+    noised_queries,
     num_queries=meta['num_query'],
     num_classes=sum(len(task) for task in meta['tasks']),
     pc_range=meta['pc_range'],
@@ -249,6 +246,7 @@ def run_loss(data, meta) -> Iterable[Check]:
     scale=meta['dn_noise_scale'],
     split=meta['dn_split'],
   )
+  noised = jax.device_get(jax.jit(make)(placed_noise(given['dn_uniform01'], want, slots), boxes, labels, mask))
   yield from denoising_checks(noised, want)
   weights = losses.Weights(meta['loss_cls_weight'], meta['loss_bbox_weight'])
   settings = {'weights': weights, 'code_weights': meta['code_weights']}
@@ -259,10 +257,10 @@ def run_loss(data, meta) -> Iterable[Check]:
     output, updates = model.apply(
       inside, bev, features, matrices, inverse, size, denoising=noised, train=True, mutable=['batch_stats']
     )
-    terms = losses.loss_terms(output, noised, boxes, labels, mask, split=meta['dn_split'], **settings)
     queries = losses.assignments(output, boxes, labels, mask, **settings)
-    total, _ = losses.total_loss(output, noised, boxes, labels, mask, split=meta['dn_split'], **settings)
-    return total, (output, updates['batch_stats'], terms, queries)
+    split = meta['dn_split']
+    terms = losses.loss_terms(output, noised, boxes, labels, mask, split=split, queries=queries, **settings)
+    return sum(map(jnp.sum, terms)), (output, updates['batch_stats'], terms, queries)
 
   wanted = {name.removeprefix('grad/') for name in want if name.startswith('grad/')}
   if wanted:
