@@ -22,7 +22,7 @@ from jaxpapers.cmt import augment, checks
 from jaxpapers.cmt.database import Database
 from jaxpapers.cmt.metrics import CLASSES
 from jaxpapers.cmt.modality import masked_modal
-from jaxpapers.cmt.nuscenes import NuScenes, lidar2img
+from jaxpapers.cmt.nuscenes import NuScenes, Objects, lidar2img
 from jaxpapers.cmt.paste import blend, choose, paste
 from jaxpapers.cmt.sweeps import aggregate, read_picture
 from jaxpapers.cmt.tables import CAMERAS
@@ -99,8 +99,7 @@ class NuScenesSource:
     """See the class."""
     index = int(self._indices[place])
     frame = self.dataset.frame(self.tokens[index], self._sweeps if self._lidar else 0)
-    objects = frame.objects
-    kept = np.isin(objects.names, CLASSES) & (objects.lidar_points > 0)
+    boxes, labels = detection_objects(frame.objects)
     return {
       'index': index,
       'token': frame.token,
@@ -108,9 +107,16 @@ class NuScenesSource:
       'images': [read_picture(camera) for camera in frame.cameras] if self._cameras else [],
       'lidar2cam': np.stack([camera.lidar2cam for camera in frame.cameras]),
       'intrinsics': np.stack([camera.intrinsics for camera in frame.cameras]),
-      'boxes': np.nan_to_num(objects.boxes[kept]).astype(np.float32),
-      'labels': np.asarray([CLASSES.index(name) for name in objects.names[kept]], np.int32),
+      'boxes': boxes,
+      'labels': labels,
     }
+
+
+def detection_objects(objects: Objects) -> tuple[np.ndarray, np.ndarray]:
+  """Boxes float32 [n, 9] and labels int32 [n] of the objects of detection classes that a LiDAR point hits."""
+  kept = np.isin(objects.names, CLASSES) & (objects.lidar_points > 0)
+  labels = np.asarray([CLASSES.index(name) for name in objects.names[kept]], np.int32)
+  return np.nan_to_num(objects.boxes[kept]).astype(np.float32), labels
 
 
 class TrainTransform:

@@ -67,3 +67,8 @@ def select_scenes(split: str | Sequence[str], present: Sequence[str], version: s
   if not found or (version in _VERSIONS.values() and homes != {version}):
     raise UserError(f'The split {split!r} belongs to {" and ".join(sorted(homes))}, not to {version}.')
   return found
+
+
+def splits_of(present: Sequence[str], version: str) -> tuple[str, ...]:
+  """The official splits of a version that have scenes among those present."""
+  return tuple(split for split, home in _VERSIONS.items() if home == version and set(scene_names(split)) & set(present))

@@ -47,11 +47,20 @@ def read_picture(camera: Camera) -> np.ndarray:
   Raises:
     UserError: naming a file that is missing, damaged, or of another size than the tables say.
   """
-  picture = image_ops.decode(_read(camera.path), str(camera.path))[..., ::-1]
+  picture = image_ops.decode(picture_bytes(camera), str(camera.path))[..., ::-1]
   if camera.size != (0, 0) and picture.shape[:2] != camera.size:
     found, wanted = (f'{width}x{height}' for height, width in (picture.shape[:2], camera.size))
     raise UserError(f'{camera.path} is {found}, not {wanted} as sample_data.json says.')
   return picture
+
+
+def picture_bytes(camera: Camera) -> bytes:
+  """The encoded picture.
+
+  Raises:
+    UserError: naming a file that is missing.
+  """
+  return _read(camera.path)
 
 
 def _cloud(path: epath.Path, to_key: np.ndarray | None, dt: float, ego_radius: float) -> np.ndarray:

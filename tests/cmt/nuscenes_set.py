@@ -80,6 +80,7 @@ def write(root: Path, scenes: tuple[str, ...] = SCENES) -> Path:
   """Writes the set; scenes start a minute apart and look alike."""
   tables = {name: [] for name in ('scene', 'sample', 'sample_data', 'ego_pose', 'sample_annotation', 'instance')}
   tables['visibility'] = [{'token': '1'}]
+  root.mkdir(parents=True, exist_ok=True)
   tables['log'] = [{'token': 'log', 'location': 'nowhere'}]
   tables['map'] = [{'token': 'map', 'log_tokens': ['log'], 'category': 'none', 'filename': 'map.png'}]
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / 'map.png')
