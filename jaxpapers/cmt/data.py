@@ -20,6 +20,7 @@ import numpy as np
 from jaxpapers import data
 from jaxpapers.cmt import augment, checks
 from jaxpapers.cmt.database import Database
+from jaxpapers.cmt.head import PC_RANGE
 from jaxpapers.cmt.metrics import CLASSES
 from jaxpapers.cmt.modality import masked_modal
 from jaxpapers.cmt.nuscenes import NuScenes, Objects, lidar2img
@@ -29,7 +30,6 @@ from jaxpapers.cmt.tables import CAMERAS
 from jaxpapers.engine.errors import UserError
 
 Example = Mapping[str, Any]
-PC_RANGE = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
 
 
 class Recipe(NamedTuple):
