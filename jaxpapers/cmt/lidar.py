@@ -1,9 +1,11 @@
 """LiDAR branch of the paper: voxels, sparse encoder, dense bird's-eye-view network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxpapers.cmt.second import SECOND, SECONDFPN
 from jaxpapers.cmt.sparse_encoder import SparseEncoder
@@ -46,6 +48,7 @@ class LidarBranch(nn.Module):
     neck: (maps, train) -> map.
     max_voxels: per cloud in training and in evaluation.
     max_points: per voxel.
+    dtype: of backbone and neck; voxels and encoder are float32.
   """
 
   pc_range: Sequence[float]
@@ -55,6 +58,7 @@ class LidarBranch(nn.Module):
   neck: nn.Module
   max_voxels: tuple[int, int] = (120_000, 160_000)
   max_points: int = 10
+  dtype: Any = jnp.float32
 
   def __call__(self, points: jax.Array, mask: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The map, and what static sizes have cost.
@@ -81,8 +85,8 @@ class LidarBranch(nn.Module):
     _, rows, columns = self.encoder.shape
     outside = ((voxels.coords[..., 1] >= rows) | (voxels.coords[..., 2] >= columns)).sum(1)
     x, lost = self.encoder(voxels.features, voxels.coords, train)
-    x = self.neck(self.backbone(x, train), train)
-    return x, {'lost_voxels': voxels.lost, 'outside_voxels': outside, **lost}
+    x = self.neck(self.backbone(x.astype(self.dtype), train), train)
+    return x.astype(jnp.float32), {'lost_voxels': voxels.lost, 'outside_voxels': outside, **lost}
 
 
 def lidar_branch(
@@ -90,7 +94,7 @@ def lidar_branch(
   voxel_size: Sequence[float],
   cells: tuple[int, int] | None = None,
   capacities: Sequence[int] = (360_000, 240_000, 72_000, 40_000),
-  **options,
+  **options: Any,
 ) -> LidarBranch:
   """The published branch for a range and a voxel size; see `sparse_shape`, `SparseEncoder` and `LidarBranch`."""
   encoder = SparseEncoder(sparse_shape(pc_range, voxel_size, cells), capacities=capacities)

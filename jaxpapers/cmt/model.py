@@ -103,7 +103,12 @@ class CMT(nn.Module):
 
 
 def cmt_r50(
-  cells: tuple[int, int] | None = RELEASED_COARSE_CELLS, pc_range: Sequence[float] = PC_RANGE, **head: Any
+  cells: tuple[int, int] | None = RELEASED_COARSE_CELLS,
+  pc_range: Sequence[float] = PC_RANGE,
+  *,
+  dtype: Any = jnp.float32,
+  remat: bool = False,
+  **head: Any,
 ) -> CMT:
   """ResNet-50 at 800 x 320 pixels and voxels of 0.1 m.
 
@@ -112,24 +117,33 @@ def cmt_r50(
       the map's tokens by 5 %: right for those weights only. None takes the 1080 x 1080 that the range holds, for own
       training.
     pc_range: in metres.
+    dtype: of image network, dense bird's-eye-view network and decoder; voxels, sparse encoder, geometry and outputs are
+      float32.
+    remat: recompute the image network's activations in the backward pass: less memory.
     head: further settings of `Head`.
   """
-  camera = CameraBranch(ResNet50(), CPFPN())
-  return CMT(camera, lidar_branch(pc_range, COARSE_VOXEL, cells), Head(pc_range=tuple(pc_range), **head))
+  camera = CameraBranch(ResNet50(remat=remat), CPFPN(), dtype=dtype)
+  return CMT(camera, lidar_branch(pc_range, COARSE_VOXEL, cells, dtype=dtype), _head(pc_range, dtype, head))
 
 
-def cmt_vov(pc_range: Sequence[float] = PC_RANGE, **head: Any) -> CMT:
-  """VoVNet-99 at 1600 x 640 pixels and voxels of 0.075 m; `head` has further settings of `Head`."""
-  camera = CameraBranch(VoVNet99(), CPFPN())
-  return CMT(camera, lidar_branch(pc_range, FINE_VOXEL), Head(pc_range=tuple(pc_range), **head))
+def cmt_vov(pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32, remat: bool = False, **head: Any) -> CMT:
+  """VoVNet-99 at 1600 x 640 pixels and voxels of 0.075 m; arguments as of `cmt_r50`."""
+  camera = CameraBranch(VoVNet99(remat=remat), CPFPN(), dtype=dtype)
+  return CMT(camera, lidar_branch(pc_range, FINE_VOXEL, dtype=dtype), _head(pc_range, dtype, head))
 
 
-def cmt_lidar(pc_range: Sequence[float] = PC_RANGE, **head: Any) -> CMT:
-  """CMT-L: voxels of 0.075 m alone; its output heads look at three neighbouring queries."""
-  settings = {'head_kernel': 3, 'pc_range': tuple(pc_range), **head}
-  return CMT(None, lidar_branch(pc_range, FINE_VOXEL), Head(**settings))
+def cmt_lidar(pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32, **head: Any) -> CMT:
+  """CMT-L: voxels of 0.075 m alone; its output heads look at three neighbouring queries. Arguments as of `cmt_r50`."""
+  branch = lidar_branch(pc_range, FINE_VOXEL, dtype=dtype)
+  return CMT(None, branch, _head(pc_range, dtype, {'head_kernel': 3, **head}))
 
 
-def cmt_camera(pc_range: Sequence[float] = PC_RANGE, **head: Any) -> CMT:
-  """CMT-C: VoVNet-99 at 1600 x 640 pixels alone; `head` has further settings of `Head`."""
-  return CMT(CameraBranch(VoVNet99(), CPFPN()), None, Head(pc_range=tuple(pc_range), **head))
+def cmt_camera(
+  pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32, remat: bool = False, **head: Any
+) -> CMT:
+  """CMT-C: VoVNet-99 at 1600 x 640 pixels alone; arguments as of `cmt_r50`."""
+  return CMT(CameraBranch(VoVNet99(remat=remat), CPFPN(), dtype=dtype), None, _head(pc_range, dtype, head))
+
+
+def _head(pc_range: Sequence[float], dtype: Any, settings: dict[str, Any]) -> Head:
+  return Head(pc_range=tuple(pc_range), dtype=dtype, **settings)

@@ -17,6 +17,8 @@ import numpy as np
 from jaxpapers.layers.conv import conv_output_size
 
 Shape = Sequence[int]  # (z, y, x)
+BLOCKS = {'cpu': 1024, 'default': 16_384}
+"""Rows at a time: what a CPU's cache holds; elsewhere few, large products."""
 
 
 class Neighbours(NamedTuple):
@@ -149,6 +151,7 @@ def _blocks(table: jax.Array, missing: int, block: int) -> jax.Array:
 def _gather_matmul(x, kernel, table, used, block):
   taps, channels, features = kernel.shape
   rows = table.shape[1]
+  block = min(block, rows)
   table = _blocks(table, x.shape[1], block)
   x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the row of what is missing
   matrix = kernel.reshape(taps * channels, features)
@@ -161,20 +164,10 @@ def _gather_matmul(x, kernel, table, used, block):
   return jax.lax.fori_loop(0, -(-used // block), body, out)[:, :rows]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _convolve(x, kernel, neighbours, block):
-  return _gather_matmul(x, kernel, neighbours.table, neighbours.used_outputs, block)
-
-
-def _convolve_forward(x, kernel, neighbours, block):
-  return _convolve(x, kernel, neighbours, block), (x, kernel, neighbours)
-
-
-def _convolve_backward(block, residuals, gradient):
-  x, kernel, neighbours = residuals
-  back = jnp.swapaxes(kernel, 1, 2)
-  grad_x = _gather_matmul(gradient, back, neighbours.inverse, neighbours.used_inputs, block)
-  table = _blocks(neighbours.table, x.shape[1], block)
+def _kernel_gradient(x, gradient, table, used, block):
+  """[taps * channels, features], float32."""
+  block = min(block, table.shape[1])
+  table = _blocks(table, x.shape[1], block)
   gradient = _blocks(gradient, 0, block)
   x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
@@ -183,16 +176,38 @@ def _convolve_backward(block, residuals, gradient):
     g = jax.lax.dynamic_slice_in_dim(gradient, i * block, block, 1)
     return total + jnp.einsum('bmi,bmo->io', _gathered(x, part), g, preferred_element_type=jnp.float32)
 
-  taps, channels, features = kernel.shape
-  total = jnp.zeros((taps * channels, features), jnp.float32)
-  total = jax.lax.fori_loop(0, -(-neighbours.used_outputs // block), body, total)
-  return grad_x, total.reshape(kernel.shape).astype(kernel.dtype), None
+  total = jnp.zeros((table.shape[2] * x.shape[2], gradient.shape[2]), jnp.float32)
+  return jax.lax.fori_loop(0, -(-used // block), body, total)
+
+
+def _in_blocks(function, block):
+  if block is not None:
+    return functools.partial(function, block=block)
+  choices = {name: functools.partial(function, block=size) for name, size in BLOCKS.items()}
+  return lambda *args: jax.lax.platform_dependent(*args, **choices)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _convolve(x, kernel, neighbours, block):
+  return _in_blocks(_gather_matmul, block)(x, kernel, neighbours.table, neighbours.used_outputs)
+
+
+def _convolve_forward(x, kernel, neighbours, block):
+  return _convolve(x, kernel, neighbours, block), (x, kernel, neighbours)
+
+
+def _convolve_backward(block, residuals, gradient):
+  x, kernel, near = residuals
+  back = jnp.swapaxes(kernel, 1, 2)
+  grad_x = _in_blocks(_gather_matmul, block)(gradient, back, near.inverse, near.used_inputs)
+  grad_kernel = _in_blocks(_kernel_gradient, block)(x, gradient, near.table, near.used_outputs)
+  return grad_x, grad_kernel.reshape(kernel.shape).astype(kernel.dtype), None
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def gather_conv(x: jax.Array, kernel: jax.Array, neighbours: Neighbours, block: int = 1024) -> jax.Array:
+def gather_conv(x: jax.Array, kernel: jax.Array, neighbours: Neighbours, block: int | None = None) -> jax.Array:
   """Sparse convolution: out[i] = sum over taps k of x[table[i, k]] @ kernel[k].
 
   Reverse-mode differentiation of first order; the gradient gathers too, through the inverse table. Rows that no
@@ -202,7 +217,8 @@ def gather_conv(x: jax.Array, kernel: jax.Array, neighbours: Neighbours, block: 
     x: [batch, inputs, channels], floating.
     kernel: [kd, kh, kw, channels, features] of the same dtype.
     neighbours: of `submanifold_neighbours` or `strided_neighbours`.
-    block: output rows at a time: bounds memory at batch * block * taps * channels values.
+    block: output rows at a time: bounds memory at batch * block * taps * channels values. None: what suits the
+      platform, `BLOCKS`.
 
   Returns:
     [batch, outputs, features].
@@ -213,7 +229,7 @@ def gather_conv(x: jax.Array, kernel: jax.Array, neighbours: Neighbours, block: 
     raise ValueError(
       f'gather_conv: kernel {kernel.shape} does not fit {x.shape[2]} channels and {neighbours.table.shape[2]} taps.'
     )
-  return _convolve(x, flat, neighbours, min(block, neighbours.table.shape[1]))
+  return _convolve(x, flat, neighbours, block)
 
 
 def densify(x: jax.Array, ids: jax.Array, shape: Shape) -> jax.Array:

@@ -72,7 +72,7 @@ class SparseConv(nn.Module):
 
   features: int
   kernel_size: Sequence[int] = (3, 3, 3)
-  block: int = 1024
+  block: int | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, neighbours: sparse.Neighbours) -> jax.Array:
@@ -85,7 +85,7 @@ class SparseConv(nn.Module):
 class _Unit(nn.Module):
   features: int
   kernel_size: Sequence[int] = (3, 3, 3)
-  block: int = 1024
+  block: int | None = None
 
   @nn.compact
   def __call__(self, x, neighbours, active, train):
@@ -95,7 +95,7 @@ class _Unit(nn.Module):
 
 class _BasicBlock(nn.Module):
   features: int
-  block: int = 1024
+  block: int | None = None
 
   @nn.compact
   def __call__(self, x, neighbours, active, train):
@@ -120,7 +120,7 @@ class SparseEncoder(nn.Module):
   widths: Sequence[int] = (16, 32, 64, 128)
   out: int = 128
   capacities: Sequence[int] = (360_000, 240_000, 72_000, 40_000)
-  block: int = 1024
+  block: int | None = None
 
   def grids(self) -> tuple[tuple[int, ...], ...]:
     """The grid (z, y, x) of each of `levels`."""

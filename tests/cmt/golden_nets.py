@@ -64,6 +64,8 @@ def image_branch(path: Path) -> Iterable[Check]:
 
 def second_fpn(path: Path) -> Iterable[Check]:
   data, meta = load(path)
+  if len(set(meta['layer_nums'])) > 1:
+    raise UnknownKindError(f'stages of {meta["layer_nums"]} layers')
   backbone = SECOND(tuple(meta['out_channels']), tuple(meta['layer_strides']), meta['layer_nums'][0])
   neck = SECONDFPN(tuple(meta['fpn_out']), tuple(meta['upsample_strides']))
   bev = nhwc(data['input/bev_nchw'])
@@ -85,6 +87,7 @@ def second_fpn(path: Path) -> Iterable[Check]:
 
 
 STAGES = ('conv_input', 'encoder_layer1', 'encoder_layer2', 'encoder_layer3', 'encoder_layer4', 'conv_out')
+CAPACITIES = ('encoder_layer1', 'encoder_layer2', 'encoder_layer3', 'conv_out')
 
 
 def sparse_encoder(path: Path) -> Iterable[Check]:
@@ -98,9 +101,9 @@ def sparse_encoder(path: Path) -> Iterable[Check]:
     places[b, :size] = coords[coords[:, 0] == b][:, 1:]
     features[b, :size] = data['input/features'][coords[:, 0] == b]
   widths = tuple(channels[0] for channels in meta['encoder_channels'])
-  encoder = SparseEncoder(
-    tuple(meta['sparse_shape']), widths, meta['output_channels'], (2100, 1300, 400, 200), block=256
-  )
+  counts = [np.bincount(data[f'output/{name}/coors_bzyx_sorted'][:, 0]).max() for name in CAPACITIES]
+  capacities = tuple(int(count) + 5 for count in counts)
+  encoder = SparseEncoder(tuple(meta['sparse_shape']), widths, meta['output_channels'], capacities, block=256)
   template = jax.eval_shape(encoder.init, jax.random.key(0), features, places)
   variables = official.import_parts(group(data, 'param'), {('lidar', 'encoder'): template})['lidar', 'encoder']
 
@@ -167,20 +170,19 @@ def recipe_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, n
 
 
 MODELS = {
-  'r50': model.cmt_r50,
-  'vov': model.cmt_vov,
-  'cam': model.cmt_camera,
-  'camera': model.cmt_camera,
-  'lidar': model.cmt_lidar,
+  40_919_572: model.cmt_r50,
+  86_607_380: model.cmt_vov,
+  16_769_492: model.cmt_lidar,
+  78_156_100: model.cmt_camera,
 }
 
 
 def full(path: Path) -> Iterable[Check]:
   """A published model at its real size: 600 MB of weights, minutes of one core."""
   data, meta = load(path)
-  if meta['config'] not in MODELS:
-    raise UnknownKindError(f'config {meta["config"]!r}')
-  net = MODELS[meta['config']]()
+  if meta['n_params'] not in MODELS:
+    raise UnknownKindError(f'no published model has {meta["n_params"]} parameters')
+  net = MODELS[meta['n_params']]()
   template = official.template(net)
   yield Check('parameters', sum(x.size for x in jax.tree.leaves(template['params'])), meta['n_params'], 0)
   shapes = official.official_names(template)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxpapers.cmt import official
-from jaxpapers.cmt.camera import normalise
-from jaxpapers.cmt.model import CMT
+from jaxpapers.cmt.camera import CameraBranch, normalise
+from jaxpapers.cmt.cp_fpn import CPFPN
+from jaxpapers.cmt.model import CMT, cmt_r50
 from jaxpapers.cmt.vovnet import VoVNet, ceil_max_pool
 from tests.cmt.networks import small_inputs, small_model
 
@@ -103,6 +104,19 @@ def test_wrong_inputs_are_named(net):
     run(CMT(model.camera, None, model.head))
   with pytest.raises(ValueError, match='images were given to a model without a branch'):
     run(CMT(None, model.lidar, model.head))
+
+
+def test_precision_reaches_what_may_have_it():
+  single, half = (cmt_r50(dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+  assert jax.tree.all(jax.tree.map(lambda a, b: a == b, official.template(single), official.template(half)))
+  camera = CameraBranch(VoVNet((4, 4, 4), (1, 1), (2, 2), (4, 4), 1), CPFPN(4), 8, half.camera.dtype)
+  images = jnp.ones((1, 1, 16, 16, 3))
+  variables = jax.eval_shape(camera.init, jax.random.key(0), images)
+  text = str(jax.make_jaxpr(camera.apply)(variables, images))
+  convolutions = [line for line in text.splitlines() if '= conv_general_dilated' in line]
+  assert convolutions and all('bf16' in line.split('=')[0] for line in convolutions)
+  assert jax.eval_shape(camera.apply, variables, images).dtype == jnp.float32
+  assert half.lidar.dtype == half.head.dtype == jnp.bfloat16
 
 
 def test_normalise_takes_blue_green_red():
