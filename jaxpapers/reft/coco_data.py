@@ -39,8 +39,8 @@ def objects_of(classes: np.ndarray) -> Objects:
 class OutlinedImages:
   """Random access to images with outlined objects; crowds are left out.
 
-  `source[i]` is {'image': uint8 [height, width, 3], 'segmentations': list of COCO segmentations, 'labels': int32 [n],
-  'id': int, 'name': str for messages}.
+  `source[i]` is {'image': uint8 [height, width, 3], 'segmentations': list of COCO segmentations (polygons as arrays),
+  'labels': int32 [n], 'id': int, 'name': str for messages}.
 
   Attributes:
     ids: image ids, in the order of the source.
@@ -71,10 +71,11 @@ class OutlinedImages:
     Raises:
       UserError: naming the file and the id: a missing image file, an image with more than `max_objects`.
     """
-    self._annotations, self._folder = annotations, os.fspath(folder)
+    # Only what examples need: worker processes get a copy, and the annotations of COCO fill gigabytes.
+    self._file, self._folder = annotations.file, os.fspath(folder)
     index = split.index
     kept = {category: index[category] for category in (classes or split.names)}
-    self._entries, self._labels = [], []
+    self._images, self._outlines, self._labels = [], [], []
     self.ids = []
     for key, entries in annotations.by_image.items():
       chosen = [entry for entry in entries if entry['category_id'] in kept and not entry['iscrowd']]
@@ -85,7 +86,8 @@ class OutlinedImages:
         )
       if chosen or keep_empty:
         self.ids.append(key)
-        self._entries.append(chosen)
+        self._images.append({name: annotations.images[key][name] for name in ('file_name', 'height', 'width')})
+        self._outlines.append([_packed(entry['segmentation']) for entry in chosen])
         self._labels.append(np.asarray([kept[entry['category_id']] for entry in chosen], np.int32))
     self._check_files()
     counts = [len(labels) for labels in self._labels]
@@ -101,33 +103,37 @@ class OutlinedImages:
 
   def __getitem__(self, index: int) -> Example:
     """See the class."""
-    entry = self._annotations.images[self.ids[index]]
+    key, entry = self.ids[index], self._images[index]
     image = read_image(os.path.join(self._folder, entry['file_name']))
     if image.shape[:2] != (entry['height'], entry['width']):
       raise UserError(
-        f'{entry["file_name"]} (image {entry["id"]}) is {image.shape[1]}x{image.shape[0]}, not '
-        f'{entry["width"]}x{entry["height"]} as {self._annotations.file} says.'
+        f'{entry["file_name"]} (image {key}) is {image.shape[1]}x{image.shape[0]}, not '
+        f'{entry["width"]}x{entry["height"]} as {self._file} says.'
       )
     return {
       'image': image,
-      'segmentations': [x['segmentation'] for x in self._entries[index]],
+      'segmentations': self._outlines[index],
       'labels': self._labels[index],
-      'id': entry['id'],
-      'name': f'{entry["file_name"]} (image {entry["id"]})',
+      'id': key,
+      'name': f'{entry["file_name"]} (image {key})',
     }
 
   def _check_files(self):
     if not os.path.isdir(self._folder):
-      raise UserError(f'No folder {self._folder}: name the folder of the images that {self._annotations.file} lists.')
+      raise UserError(f'No folder {self._folder}: name the folder of the images that {self._file} lists.')
     present: dict[str, set[str]] = {}
-    for key in self.ids:
-      folder, name = os.path.split(self._annotations.images[key]['file_name'])
+    for key, image in zip(self.ids, self._images, strict=True):
+      folder, name = os.path.split(image['file_name'])
       if folder not in present:
         path = os.path.join(self._folder, folder)
         present[folder] = set(os.listdir(path)) if os.path.isdir(path) else set()
       if name not in present[folder]:
         path = os.path.join(self._folder, folder, name)
-        raise UserError(f'{path} (image {key} of {self._annotations.file}) is missing.')
+        raise UserError(f'{path} (image {key} of {self._file}) is missing.')
+
+
+def _packed(segmentation):
+  return [np.asarray(x, np.float64) for x in segmentation] if isinstance(segmentation, list) else segmentation
 
 
 def evaluation_transform(

@@ -46,7 +46,10 @@ LAYOUTS: Mapping[str, Layout] = {
   ),
   'lvis': Layout('annotations/lvis_v1_train.json', '', 'annotations/lvis_v1_val.json', '', splits.lvis_split),
 }
-"""'coco2017': Meta-DETR's files; 'coco2014': those of TFA and iMTFA; 'lvis': LVIS v1 with COCO's train2017, val2017."""
+"""'coco2017': Meta-DETR's files; 'coco2014': those of TFA and iMTFA; 'lvis': LVIS v1 with COCO's train2017, val2017.
+
+Evaluation is COCO's for all. LVIS counts differently (300 detections, images not searched for every class): numbers on
+it are not its official ones."""
 
 
 class FewShotSets(NamedTuple):
@@ -58,7 +61,8 @@ class FewShotSets(NamedTuple):
     shots: images of the K-shot set: of all classes for gFSIS, of the novel ones for FSIS and iFSIS.
     test: test images, with all objects.
     truth: instances JSON of the test images, for `few_shot_precision`.
-    counts: of the K-shot set, a table to print: sets that list every object of an image hold more than K.
+    counts: a table to print: objects of each class in the K-shot set (sets that list every object of an image hold more
+      than K), and what was left out of the files.
   """
 
   split: Split
@@ -131,11 +135,21 @@ def few_shot_sets(
   base = None
   if with_base:
     base = OutlinedImages(trained, images['train'], split, classes=split.base, max_objects=max_objects)
+  counts = [count for count in splits.class_counts(few, split) if count.category in classes]
   return FewShotSets(
     split,
     base,
     OutlinedImages(few, images['train'], split, classes=classes, max_objects=max_objects),
     OutlinedImages(tested, images['test'], split, keep_empty=True),
     tested.as_json(),
-    splits.count_table([count for count in splits.class_counts(few, split) if count.category in classes]),
+    '\n'.join([splits.count_table(counts), *_left_out(tested, trained)]),
   )
+
+
+def _left_out(*files: Annotations | None) -> list[str]:
+  return [
+    f'{count} annotations of {file.file} left out: {reason}'
+    for file in files
+    if file is not None
+    for reason, count in file.skipped.items()
+  ]

@@ -132,13 +132,17 @@ class _Rows:
 
   def __init__(self, episodes: Episodes):
     self._episodes = episodes
+    self._last: tuple[int, Plan] | None = None  # the rows of a step come one after the other
 
   def __len__(self) -> int:
     return 2**32 // self._episodes.batch_size * self._episodes.batch_size
 
   def __getitem__(self, position: int) -> dict[str, Any]:
     step, row = divmod(int(position), self._episodes.batch_size)
-    plan = self._episodes.plan(step)
+    last = self._last
+    if last is None or last[0] != step:
+      last = self._last = step, self._episodes.plan(step)
+    plan = last[1]
     return {
       'query': int(plan.queries[row]),
       'support': plan.support[row],

@@ -60,7 +60,11 @@ def _visit(order, images, drawn, k):
 def _check(name, category, images, drawn, k):
   """What is drawn and whole images must be able to add up to K, or the draw would never end."""
   if len(images) < k:
-    raise ValueError(f'Category {category} ({name}) is in {len(images)} images: too few to draw {k} shots.')
+    objects = sum(map(len, images.values()))
+    raise ValueError(
+      f'Category {category} ({name}): {k} shots are drawn from at least {k} images; found {objects} objects in '
+      f'{len(images)}.'
+    )
   used = {entry['image_id'] for entry in drawn}
   reachable, limit = 1 << len(drawn), (1 << (k + 1)) - 1  # bit n: n objects
   for image, entries in images.items():

@@ -57,6 +57,19 @@ def test_shots_from_files_are_those_drawn(folder, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+def test_what_is_left_out_is_told(tmp_path):
+  (tmp_path / 'datasplit').mkdir()
+  (tmp_path / 'trainval2014').mkdir()
+  path = toy_coco.write(tmp_path / 'trainval2014', toy_coco.content(PER_IMAGE))
+  data = json.loads(path.read_text())
+  path.rename(tmp_path / 'datasplit' / '5k.json')
+  data['annotations'].append({**data['annotations'][0], 'id': 99, 'segmentation': [[1, 2, 3, 4]]})
+  (tmp_path / 'datasplit' / 'trainvalno5k.json').write_text(json.dumps(data))
+  assert '1 annotations of' in (counts := sets(tmp_path).counts) and 'left out: has a polygon of 4 numbers' in counts
+  with pytest.raises(UserError, match=r'trainvalno5k\.json: annotation 99 of image 10 \(0\.png\) has a polygon of 4'):
+    sets(tmp_path, bad='error')
+
+
 @pytest.mark.parametrize(
   'options, words',
   [
@@ -64,7 +77,7 @@ def test_shots_from_files_are_those_drawn(folder, tmp_path):
     ({'layout': 'tfds'}, "TFDS's coco has no masks and its lvis no class frequencies"),
     ({'setting': 'few'}, "Unknown setting 'few'"),
     ({'k': 3}, 'The sampler draws 1, 2 shots, not 3'),
-    ({'sampled': (1, 5)}, r'trainvalno5k\.json, seed 1: Category 3 \(cat\) is in 4 images: too few to draw 5 shots'),
+    ({'sampled': (1, 5)}, r'trainvalno5k\.json, seed 1: Category 3 \(cat\): 5 shots .*; found 5 objects in 4\.'),
     ({'layout': 'lvis'}, r'No file .*annotations/lvis_v1_val\.json'),
     ({'max_objects': 1}, r'image 40 .* has 2 objects: set config\.data\.max_objects'),
   ],

@@ -90,7 +90,9 @@ def test_a_class_without_objects(tmp_path, split):
 
 def test_sets_that_cannot_be_drawn_write_nothing(tmp_path, everything):
   folder = tmp_path / 'out'
-  with pytest.raises(UserError, match=r'instances\.json, seed 1: Category 3 \(cat\) is in 4 images.* 5 shots'):
+  with pytest.raises(
+    UserError, match=r'instances\.json, seed 1: Category 3 \(cat\): 5 shots .*; found 5 objects in 4\.'
+  ):
     kshot_files.write_shots(everything, folder, (1,), (1, 5))
   assert not folder.exists()
 
