@@ -108,7 +108,8 @@ def test_host_inference_equals_the_compiled_one():
   logits = rng.normal(size=(6, 4)).astype(np.float32)
   masks = rng.normal(size=(6, 8, 12)).astype(np.float32)
   padded, covered, size = (32, 48), (27, 48), (41, 73)
-  want = inference.instances(logits, masks, padded, covered, size, limit=10)
+  compiled = jax.jit(inference.instances, static_argnums=(2, 3, 4, 5))
+  want = compiled(logits, masks, padded, covered, size, 10)
   pairs = jax.tree.map(lambda x: np.asarray(x)[0], coco_results.best_pairs(logits[None], 10))
   got = coco_results.image_results(
     pairs, masks, canvas=padded, covered=covered, size=size, image_id=7, category_ids=[2, 4, 9]
