@@ -29,13 +29,14 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
   config.method, config.variant = 'reft', name
   config.task = 'shapes'  # or coco
   config.from_scratch = False  # train the base model instead of taking the package's
-  config.base_file = ''  # another base.npz in place of the package's
+  config.base_file = ''  # another base.npz in place of the package's; 'fresh': an untrained network
+  config.mini = ml_collections.ConfigDict({'layers': 3, 'convolutions': 2})  # of the decoder; of a backbone's stage
   # The base model, in three stages. episodes.drop_row: how often a class must be known by its support alone.
   config.base = ml_collections.ConfigDict(
     {
       'images': 3000,
       'warm_up': {'steps': 500, 'batch_size': 32, 'learning_rate': 4e-3},
-      'plain': {'steps': 1000, 'batch_size': 16, 'learning_rate': 2e-3},
+      'plain': {'steps': 1500, 'batch_size': 16, 'learning_rate': 2e-3},
       'episodes': {'steps': 1200, 'batch_size': 16, 'learning_rate': 1e-3, 'drop_row': 0.6},
     }
   )
@@ -81,6 +82,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'setting': 'gfsis',  # fsis, gfsis or ifsis
       'shots': 10,
       'shot_set': 1,  # the seed that the K-shot files are named by
+      'sampled': (1, 2, 3, 5, 10, 30),  # without K-shot files: all K that the public sampler draws
       'points': 12544,
       'batch_size': 16,
       'base_steps': 368_750,
@@ -125,6 +127,7 @@ def _coco(setting):
 
 def _default(config):
   config.log_every = 10
+  config.few_shot.steps = 100
 
 
 def _seeds(config):
@@ -139,8 +142,10 @@ def _base(config):
 
 
 def _test(config):
+  config.base_file = 'fresh'
+  config.mini.update({'layers': 1, 'convolutions': 1})
   config.shots = (2,)
   config.data.test_images = 8
-  config.untrained = ('support',)
+  config.untrained = config.incremental.variants = ()
   config.few_shot.update({'variants': ('baseline', 'support_both'), 'steps': 2, 'batch_size': 4})
-  config.incremental.update({'variants': ('class_enhanced',), 'shots': 2, 'steps': 2, 'batch_size': 4, 'every': 1})
+  config.incremental.update({'shots': 2, 'steps': 2, 'batch_size': 4, 'every': 1})

@@ -8,6 +8,7 @@
 With the support head (`heads.SupportHead`) a class of the bank works without training: this library's own extension.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -71,8 +72,7 @@ class SupportBank(NamedTuple):
       raise ValueError(f'No place for class {name!r}: the network has {model.classes} classes, all taken.')
     place = self.names.index(name) if name in self.names else self.names.index('')
     classes = jnp.full(len(images), place, jnp.int32)
-    encode = jax.jit(lambda v, *args: model.apply(v, *args, method='support'))
-    added = encode(variables, jnp.asarray(images), jnp.asarray(masks, jnp.float32), classes)
+    added = _encode(model, variables, jnp.asarray(images), jnp.asarray(masks, jnp.float32), classes)
     return self.join(
       SupportBank(tuple(name if i == place else '' for i in range(model.classes)), added, _counts(added))
     )
@@ -108,7 +108,7 @@ class SupportBank(NamedTuple):
     """
     if not len(self.support.tokens.classes):
       raise ValueError('The bank has no example yet: extend it first.')
-    return model.apply(variables, images, self.support, switches=switches)
+    return _predict(model, variables, images, self.support, switches)
 
   def save(self, path: str) -> None:
     """Writes the bank as .npz."""
@@ -143,6 +143,16 @@ class SupportBank(NamedTuple):
       raise ValueError(f'{path} is a bank of another network: {len(names)} classes of width {query_mean.shape[-1]}.')
     chex.assert_equal_shape(list(centers) + [query_mean])
     return bank
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(model, variables, images, masks, classes):
+  return model.apply(variables, images, masks, classes, method='support')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(model, variables, images, support, switches):
+  return model.apply(variables, images, support, switches=switches)
 
 
 def _counts(support: Support) -> jax.Array:

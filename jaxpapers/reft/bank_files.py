@@ -112,7 +112,7 @@ def find(bank: SupportBank, network: Network, path: str, threshold: float) -> li
   shown[covered[0] :] = 0.0
   shown[:, covered[1] :] = 0.0
   try:
-    found = jax.jit(lambda v, x: bank.predict(network.model, v, x))(network.variables, shown[None])
+    found = bank.predict(network.model, network.variables, shown[None])
   except ValueError as error:
     raise UserError(str(error)) from error
   told = jax.device_get(inference.query_masks(found.logits[-1], found.masks[-1], (network.side, network.side)))

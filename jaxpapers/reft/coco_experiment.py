@@ -91,6 +91,7 @@ class _Coco:
       k=options.shots,
       seed=options.shot_set,
       shots_folder=config.data.shots_dir,
+      sampled=options.sampled,
       max_objects=config.data.max_objects,
     )
     self.classes = len(self.sets.split.names)

@@ -1,5 +1,6 @@
 """Binds the settings of configs/reft.py to functions. The only file of the room that reads the config."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from jaxpapers.reft import (
 from jaxpapers.reft.fewshapes import BASE, NOVEL
 from jaxpapers.reft.incremental import teacher_of
 from jaxpapers.reft.mini import mini_reft
-from jaxpapers.reft.model import Switches
+from jaxpapers.reft.model import RefT, Switches
 from jaxpapers.reft.optimizer import mask2former_optimizer
 from jaxpapers.reft.shared_precision import average_precision
 
@@ -66,8 +67,11 @@ def base_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     ValueError: for a file that is missing or of another model.
   """
+  start = functools.partial(_initial, _network(config))
+  if config.base_file == 'fresh':
+    return jax.jit(start)(jax.random.key(config.seed))
   params, _ = base_file.read(config.base_file or base_file.PACKAGED)
-  want = jax.eval_shape(lambda key: _initial(mini_reft(), key), jax.random.key(0))
+  want = jax.eval_shape(start, jax.random.key(0))
   found = jax.tree.map(lambda x: (x.shape, x.dtype), params)
   if found != jax.tree.map(lambda x: (x.shape, x.dtype), want):
     raise ValueError(f'{config.base_file or base_file.PACKAGED} holds the parameters of another model.')
@@ -80,10 +84,9 @@ def load_model(workdir: str) -> bank_files.Network:
   Raises:
     UserError: if the workdir has no network that a bank can use.
   """
-  model = mini_reft()
   if not workdir:
     params, _ = base_file.read()
-    return _mini_network(model, {'params': params})
+    return _mini_network(mini_reft(), {'params': params})
   from jaxpapers.engine.loop import read_config
 
   config = read_config(workdir)
@@ -91,6 +94,7 @@ def load_model(workdir: str) -> bank_files.Network:
     raise UserError(f'{workdir} is a run of {config.method}, not of reft.')
   if config.task == 'coco':
     return coco_experiment.load_model(config, workdir)
+  model = _network(config)
   if not config.from_scratch:
     raise UserError(f"{workdir} started from the package's network: leave --workdir out.")
   return _mini_network(model, load_variables(workdir, prefer=('episodes',)))
@@ -102,6 +106,10 @@ def _mini_network(model, variables):
     return shapes_batches.normalise(images.astype(np.float32) / 255.0)
 
   return bank_files.Network(model, variables, fewshapes.SIDE, scaled, fewshapes.BASE_NAMES)
+
+
+def _network(config: ml_collections.ConfigDict) -> RefT:
+  return mini_reft(layers=config.mini.layers, convolutions=config.mini.convolutions)
 
 
 def _initial(model, key):
@@ -132,7 +140,7 @@ class _Shapes:
       raise ValueError(f"config.few_shot.setting is 'fsis' or 'gfsis', not {config.few_shot.setting!r}.")
     if config.shot_sets < 1 or not config.shots or min(config.shots) < 1:
       raise ValueError(f'config.shots={config.shots} and config.shot_sets={config.shot_sets} must be at least 1.')
-    self.model = mini_reft()
+    self.model = _network(config)
     most = max(*config.shots, config.incremental.shots)
     self.sets = [fewshapes.shots(config.seed * 100 + s, most) for s in range(config.shot_sets)]
     self.test = fewshapes.test_set(config.seed, config.data.test_images)

@@ -15,14 +15,16 @@ WIDTH = 32
 
 
 class SmallBackbone(nn.Module):
-  """Two 3x3 convolutions per stage with group norm and ReLU; every stage halves the map.
+  """3x3 convolutions with group norm and ReLU; the first of every stage halves the map.
 
   Attributes:
     widths: channels of the stages.
+    convolutions: of each stage.
     groups: of the norms.
   """
 
   widths: Sequence[int] = (16, 24, 32, 48)
+  convolutions: int = 2
   groups: int = 8
 
   @nn.compact
@@ -30,12 +32,12 @@ class SmallBackbone(nn.Module):
     """[batch, height, width, 3] -> maps at strides 2, 4, 8, ..., finest first."""
     maps, x = [], images
     for stage, width in enumerate(self.widths):
-      for index, stride in enumerate((2, 1)):
+      for index in range(self.convolutions):
         # Slices and a matmul: lanes run in a scan, where XLA's CPU convolution is slow.
         conv = Conv(
           width,
           3,
-          stride,
+          1 if index else 2,
           use_bias=False,
           kernel_init=nn.initializers.he_normal(),
           patches=True,
@@ -47,7 +49,9 @@ class SmallBackbone(nn.Module):
     return maps
 
 
-def mini_reft(classes: int = 12, queries: int = 8, heads: int = 4, hidden: int = 64) -> RefT:
+def mini_reft(
+  classes: int = 12, queries: int = 8, heads: int = 4, hidden: int = 64, layers: int = 3, convolutions: int = 2
+) -> RefT:
   """RefT with both references and the head that knows classes by their support.
 
   Images are [batch, 48, 48, 3], roughly standardised; levels 3x3, 6x6 and 12x12, mask features 24x24. `Switches` turn
@@ -58,12 +62,14 @@ def mini_reft(classes: int = 12, queries: int = 8, heads: int = 4, hidden: int =
     queries: object queries.
     heads: of attention.
     hidden: of feed-forward layers.
+    layers: of the decoder.
+    convolutions: of each stage of the backbone.
   """
   base = Mask2Former(
-    SmallBackbone(),
+    SmallBackbone(convolutions=convolutions),
     PixelDecoder(WIDTH, WIDTH, heads, hidden, layers=1, groups=8, patches=True),
     TransformerDecoder(
-      SupportHead(classes, WIDTH, learn_scale=True), queries, WIDTH, WIDTH, heads, hidden, num_layers=3
+      SupportHead(classes, WIDTH, learn_scale=True), queries, WIDTH, WIDTH, heads, hidden, num_layers=layers
     ),
   )
   return RefT(base, classes, support_classifier=True, heads=heads, hidden=hidden)

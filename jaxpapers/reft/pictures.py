@@ -20,18 +20,52 @@ LABELS = [name.replace('_', ' ') for name in NAMES]
 def draw(page: Any, context: Any) -> None:
   """All of them, from the first K-shot set; see `report.Context`."""
   page.heading('What it sees')
-  chosen = _chosen(context)
-  most = max(lane.shots for _, lane, _ in chosen.values())
-  _predictions(page, context, chosen, most)
-  _similarity(page, context, most)
-  _dynamic(page, context)
-  _queries(page, context, chosen)
-  _attention(page, context, chosen)
-  _tokens(page, context, most)
+  viewer = _Viewer(context)
+  _predictions(page, viewer)
+  _similarity(page, viewer)
+  _dynamic(page, viewer)
+  _queries(page, viewer)
+  _attention(page, viewer)
+  _tokens(page, viewer)
 
 
-def _chosen(context: Any) -> dict[str, tuple[str, Any, Any]]:
-  """Title -> (stage, lane, its parameters) of the models to show, at the largest K of the first set."""
+class _Viewer:
+  """The models to show, the test images to show them on, and programs that are compiled once for all of them."""
+
+  def __init__(self, context: Any, count: int = 6):
+    self.test, self.set = context.test, context.sets[0]
+    self.chosen = _chosen(context)
+    self.picked = _interesting(self.test, count)
+    self.images = self.test.images[self.picked]
+    self.most = max(lane.shots for lane, _, _ in self.chosen.values())
+    model, side = context.model, self.images.shape[1:3]
+
+    @jax.jit
+    def support(params, pool, shots):
+      return lanes.lane_support(model, params, pool, shots)
+
+    @jax.jit
+    def look(params, images, support, switches):
+      found, kept = model.apply({'params': params}, images, support, switches=switches, mutable=['intermediates'])
+      told = inference.query_masks(found.logits[-1], found.masks[-1], side)
+      return told, kept['intermediates']['query_reference']['attention'][0]
+
+    pool = tuple(jnp.asarray(x) for x in self.set)
+    normalised = shapes_batches.normalise(jnp.asarray(self.images))
+    self.support, self.told, self.attention = {}, {}, {}
+    for title, (lane, variant, params) in self.chosen.items():
+      self.support[title] = support(params, pool, lane.shots)
+      switches = Switches(variant.first, variant.second, variant.rows)
+      self.told[title], self.attention[title] = jax.device_get(look(params, normalised, self.support[title], switches))
+    self.base_support = support(context.params, pool, self.most)
+    encode = jax.jit(lambda params, x: model.base.apply({'params': params['base']}, x, method='encode'))
+    known = np.linspace(0, len(NAMES) - 1, len(self.picked)).astype(int)
+    self.known, self.levels = known, encode(context.params, normalised).levels
+    self.known_levels = encode(context.params, shapes_batches.normalise(jnp.asarray(self.set.images[known]))).levels
+
+
+def _chosen(context: Any) -> dict[str, tuple[Any, Any, Any]]:
+  """Title -> (lane, variant, parameters) of the models to show, at the largest K of the first set."""
   chosen = {}
   for stage, title in (('few_shot', 'fine-tuned'), ('untrained', 'untrained')):
     if stage not in context.tables:
@@ -41,17 +75,13 @@ def _chosen(context: Any) -> dict[str, tuple[str, Any, Any]]:
     for index, lane in enumerate(table.lanes):
       if lane.shots == most and lane.seed == 0 and lane.name in ('baseline', 'both', 'support', 'support_both'):
         params = jax.tree.map(lambda x, i=index: x[i], context.states[stage].params)
-        chosen[f'{title}: {lane.name.replace("_", " + ")}'] = (stage, lane, params)
+        chosen[f'{title}: {lane.name.replace("_", " + ")}'] = (lane, table.variants[lane.name], params)
   if not chosen:
     name, table = next(iter(context.tables.items()))
     params = jax.tree.map(lambda x: x[0], context.states[name].params)
-    chosen[table.lanes[0].name.replace('_', ' ')] = (name, table.lanes[0], params)
+    lane = table.lanes[0]
+    chosen[lane.name.replace('_', ' ')] = (lane, table.variants[lane.name], params)
   return chosen
-
-
-def _support_of(context: Any, lane: Any, params: Any) -> Any:
-  pool = tuple(jnp.asarray(x) for x in context.sets[lane.seed])
-  return jax.jit(lambda p, x: lanes.lane_support(context.model, p, x, lane.shots))(params, pool)
 
 
 def _outline(axis: Any, mask: np.ndarray, colour: Any) -> None:
@@ -71,27 +101,6 @@ def _show(axis: Any, image: np.ndarray, title: str = '') -> None:
   _bare(axis, title)
 
 
-def _run(context: Any, params: Any, lane: Any, support: Any, images: np.ndarray) -> Any:
-  """(predictions, intermediates) for images in 0..1."""
-  table = next(t for t in context.tables.values() if lane in t.lanes)
-  variant = table.variants[lane.name]
-  switches = Switches(variant.first, variant.second, variant.rows)
-
-  @jax.jit
-  def apply(params, images, support):
-    found, kept = context.model.apply(
-      {'params': params},
-      shapes_batches.normalise(images),
-      support,
-      switches=switches,
-      mutable=['intermediates'],
-    )
-    told = inference.query_masks(found.logits[-1], found.masks[-1], images.shape[1:3])
-    return told, kept
-
-  return jax.device_get(apply(params, jnp.asarray(images), support))
-
-
 def _interesting(test: Any, count: int) -> np.ndarray:
   """Images with a novel object, of different classes as far as possible."""
   novel = np.isin(test.classes, NOVEL).any(axis=1)
@@ -105,14 +114,10 @@ def _interesting(test: Any, count: int) -> np.ndarray:
   return order[np.lexsort((label, turn))][:count]
 
 
-def _predictions(page: Any, context: Any, chosen: Any, most: int) -> None:
+def _predictions(page: Any, viewer: _Viewer) -> None:
   """Support objects with outlines on the left, then truth and predictions of each model."""
-  test, support = context.test, context.sets[0]
-  picked = _interesting(test, 6)
-  columns = min(most, 3)
-  told = {}
-  for title, (_, lane, params) in chosen.items():
-    told[title], _ = _run(context, params, lane, _support_of(context, lane, params), test.images[picked])
+  test, support, picked, told = viewer.test, viewer.set, viewer.picked, viewer.told
+  columns = min(viewer.most, 3)
   width = columns + 1 + len(told)
   figure, axes = plt.subplots(
     len(picked), width, figsize=(1.25 * width, 1.4 * len(picked)), squeeze=False, layout='constrained'
@@ -153,36 +158,29 @@ def _outlined(axis: Any, scores: np.ndarray, masks: np.ndarray, threshold: float
   return ', '.join(words) or 'nothing'
 
 
-def _similarity(page: Any, context: Any, most: int) -> None:
-  """Cosine of every cell to the class centres, levels one below the other."""
-  lane = lanes.Lane('both', most, 0)
-  support = _support_of(context, lane, context.params)
-  index = int(_interesting(context.test, 1)[0])
-  image = context.test.images[index]
-  encode = jax.jit(lambda p, x: context.model.base.apply({'params': p['base']}, x, method='encode'))
-  levels = encode(context.params, shapes_batches.normalise(jnp.asarray(image[None]))).levels
+def _similarity(page: Any, viewer: _Viewer) -> None:
+  """Cosine of every cell of one image to the class centres, levels one below the other."""
+  levels = [level[0] for level in viewer.levels]
   figure, axes = plt.subplots(
     len(levels), len(NAMES) + 1, figsize=(1.05 * (len(NAMES) + 1), 1.25 * len(levels)), layout='constrained'
   )
-  for row, (level, centers) in enumerate(zip(levels, support.centers, strict=True)):
-    _show(axes[row, 0], image)
-    axes[row, 0].set_ylabel(f'{level.shape[1]} x {level.shape[2]}', fontsize=8)
-    alike = np.asarray(cosine(level[0][..., None, :], centers))
+  for row, (level, centers) in enumerate(zip(levels, viewer.base_support.centers, strict=True)):
+    _show(axes[row, 0], viewer.images[0])
+    axes[row, 0].set_ylabel(f'{level.shape[0]} x {level.shape[1]}', fontsize=8)
+    alike = np.asarray(cosine(level[..., None, :], centers))
     for c, name in enumerate(LABELS):
       shown = axes[row, c + 1].imshow(alike[..., c], vmin=-1, vmax=1, cmap='RdBu_r')
       _bare(axes[row, c + 1], name if row == 0 else '')
   figure.colorbar(shown, ax=axes, shrink=0.6)
-  true = ', '.join(LABELS[c] for c in context.test.classes[index] if c >= 0)
+  true = ', '.join(LABELS[c] for c in viewer.test.classes[viewer.picked[0]] if c >= 0)
   page.figure('similarity', figure, f'Cosine of each cell to each class centre (base model); the image shows {true}.')
   plt.close(figure)
 
 
-def _dynamic(page: Any, context: Any, count: int = 6) -> None:
+def _dynamic(page: Any, viewer: _Viewer) -> None:
   """Weights of the pixels in a support mask, finest level."""
-  images, masks, _ = context.sets[0]
-  picked = np.linspace(0, len(NAMES) - 1, count).astype(int)
-  encode = jax.jit(lambda p, x: context.model.base.apply({'params': p['base']}, x, method='encode'))
-  level = encode(context.params, shapes_batches.normalise(jnp.asarray(images[picked]))).levels[-1]
+  (images, masks, _), picked, level = viewer.set, viewer.known, viewer.known_levels[-1]
+  count = len(picked)
   outlines = jnp.asarray(masks[picked, 0], jnp.float32)[..., None]
   small = resize.adaptive_mean(outlines, level.shape[1:3])[..., 0]
   weights = {'mask alone': dynamic_weights(level, small, mode='mean'), 'dynamic': dynamic_weights(level, small)}
@@ -199,44 +197,45 @@ def _dynamic(page: Any, context: Any, count: int = 6) -> None:
   plt.close(figure)
 
 
-def _queries(page: Any, context: Any, chosen: Any) -> None:
+def _queries(page: Any, viewer: _Viewer) -> None:
   """The mask of every object query on two images."""
-  title, (_, lane, params) = list(chosen.items())[-1]
-  picked = _interesting(context.test, 2)
-  told, _ = _run(context, params, lane, _support_of(context, lane, params), context.test.images[picked])
+  title, told = list(viewer.told.items())[-1]
+  picked = viewer.picked[:2]
   queries = told.masks.shape[1]
   figure, axes = plt.subplots(
     len(picked), queries + 1, figsize=(1.25 * (queries + 1), 1.5 * len(picked)), squeeze=False, layout='constrained'
   )
   for row, index in enumerate(picked):
-    _show(axes[row, 0], context.test.images[index], 'image')
+    _show(axes[row, 0], viewer.test.images[index], 'image')
     for q in range(queries):
       best = int(told.scores[row, q].argmax())
-      _show(axes[row, q + 1], context.test.images[index], f'{LABELS[best]}\n{told.scores[row, q, best]:.2f}')
+      _show(axes[row, q + 1], viewer.test.images[index], f'{LABELS[best]}\n{told.scores[row, q, best]:.2f}')
       axes[row, q + 1].imshow(
-        np.ma.masked_where(~told.masks[row, q], np.ones_like(told.masks[row, q], float)), alpha=0.5
+        np.ma.masked_where(~told.masks[row, q], np.ones_like(told.masks[row, q], float)),
+        cmap='autumn',
+        vmin=0.0,
+        vmax=1.0,
+        alpha=0.6,
       )
   page.figure('queries', figure, f'Mask, best class and score of every object query ({title}).')
   plt.close(figure)
 
 
-def _attention(page: Any, context: Any, chosen: Any) -> None:
+def _attention(page: Any, viewer: _Viewer) -> None:
   """Attention of the object queries to the support tokens, summed over the tokens of a class."""
-  fitting = {t: c for t, c in chosen.items() if c[1].name in ('both', 'support_both')}
+  fitting = [title for title, (lane, _, _) in viewer.chosen.items() if lane.name in ('both', 'support_both')]
   if not fitting:
     return
-  title, (_, lane, params) = next(iter(fitting.items()))
-  support = _support_of(context, lane, params)
-  picked = _interesting(context.test, 3)
-  told, kept = _run(context, params, lane, support, context.test.images[picked])
-  attention = np.asarray(kept['intermediates']['query_reference']['attention'][0]).mean(axis=1)
+  title, picked = fitting[0], viewer.picked[:3]
+  support, told = viewer.support[title], viewer.told[title]
+  attention = viewer.attention[title].mean(axis=1)
   classes = np.repeat(np.asarray(support.tokens.classes), support.tokens.queries.shape[1])
   figure, axes = plt.subplots(
     len(picked), 2, figsize=(7.5, 2.1 * len(picked)), width_ratios=(1, 3.4), squeeze=False, layout='constrained'
   )
   for row, index in enumerate(picked):
-    known = ', '.join(LABELS[c] for c in context.test.classes[index] if c >= 0)
-    _show(axes[row, 0], context.test.images[index], known)
+    known = ', '.join(LABELS[c] for c in viewer.test.classes[index] if c >= 0)
+    _show(axes[row, 0], viewer.test.images[index], known)
     by_class = np.stack([attention[row][:, classes == c].sum(axis=1) for c in range(len(NAMES))], axis=1)
     shown = axes[row, 1].imshow(by_class, aspect='auto', vmin=0, cmap='magma')
     axes[row, 1].set_xticks(range(len(NAMES)), LABELS if row == len(picked) - 1 else [], rotation=45, fontsize=7)
@@ -247,9 +246,9 @@ def _attention(page: Any, context: Any, chosen: Any) -> None:
   plt.close(figure)
 
 
-def _tokens(page: Any, context: Any, most: int) -> None:
+def _tokens(page: Any, viewer: _Viewer) -> None:
   """The best object query of every support example, in two principal components."""
-  support = _support_of(context, lanes.Lane('both', most, 0), context.params)
+  support = viewer.base_support
   classes = np.asarray(support.tokens.classes)
   points = np.asarray(support.tokens.queries)[classes >= 0, 0]
   classes = classes[classes >= 0]

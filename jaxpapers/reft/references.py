@@ -168,11 +168,11 @@ class QueryReference(nn.Module):
     Sows `attention` [batch, heads, queries, tokens] into the collection 'intermediates'.
     """
     width = queries.shape[-1]
-    tokens = support.queries.reshape(-1, width)
-    classes = jnp.repeat(support.classes, support.queries.shape[1])
-    seen = classes >= 0
-    number = jnp.sum((classes[:, None] == classes[None]) & seen, axis=1)
-    bias = jnp.where(seen, -jnp.log(jnp.maximum(number, 1).astype(queries.dtype)), -jnp.inf)
+    tokens, per_example = support.queries.reshape(-1, width), support.queries.shape[1]
+    seen = support.classes >= 0
+    same = (support.classes[:, None] == support.classes[None]) & seen
+    number = jnp.maximum(jnp.sum(same, axis=1) * per_example, 1).astype(queries.dtype)
+    bias = jnp.repeat(jnp.where(seen, -jnp.log(number), -jnp.inf), per_example)
     # Without any example softmax would see only -inf.
     bias = jnp.where(jnp.any(seen), bias, 0.0)
     q = nn.Dense(width, kernel_init=_XAVIER, name='q')(LayerNorm(epsilon=1e-5, name='norm_q')(queries))

@@ -227,13 +227,15 @@ def _incremental(page: Any, rows: Sequence[Row], every: Sequence[Row]) -> None:
       f'{"reached" if halved else "not reached"}.'
     )
   figure, axes = plt.subplots(1, 2, figsize=(9, 3.3), layout='constrained')
-  for name, row in found.items():
-    for axis, kind in zip(axes, ('bAP', 'nAP'), strict=True):
+  start = {
+    kind: [getattr(r, side).mean() for r in every if (r.stage, r.name) == ('untrained', 'baseline')][-1:]
+    for kind, side in (('bAP', 'base'), ('nAP', 'novel'))
+  }
+  for axis, kind in zip(axes, ('bAP', 'nAP'), strict=True):
+    for name, row in found.items():
       steps, values = page.history('incremental', f'test/{name}_k{row.shots}_{kind}')
-      axis.plot(steps, values, marker='o', label=TITLES[name])
-      axis.set(xlabel='step', ylabel=kind, ylim=(0, None))
-  for axis, level in zip(axes[:1], before[-1:], strict=False):
-    axis.axhline(level, color='grey', lw=0.8, linestyle=':', label='base model')
+      axis.plot([0] * len(start[kind]) + steps, start[kind] + values, marker='o', label=TITLES[name])
+    axis.set(xlabel='step', ylabel=kind, ylim=(0, None))
   axes[0].legend(fontsize=7)
   page.figure('forgetting', figure, 'Base and novel AP while the novel classes are learned.')
   plt.close(figure)
