@@ -48,6 +48,13 @@ def attention(
   return _blockwise(q, split(k), split(v), None if mask is None else split(mask))
 
 
+def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+  """What `attention` mixes values with, mean over heads: [batch, queries, keys] float32; arguments as there."""
+  scores = _scores(q * (q.shape[-1] ** -0.5), k, mask)
+  p = _masked(jax.nn.softmax(scores, axis=2), mask)
+  return jnp.swapaxes(p.mean(axis=1), 1, 2)
+
+
 def _scores(q, k, mask):
   """[batch, heads, keys, queries]: sums over keys then run along rows, which compilers for CPUs do fast."""
   scores = jnp.einsum('bkhd,bqhd->bhkq', k, q, preferred_element_type=jnp.float32)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpapers.cmt.attention import attention
+from jaxpapers.cmt.attention import attention, attention_weights
 from jaxpapers.layers.conv import torch_uniform
 from jaxpapers.layers.norm import LayerNorm
 
@@ -87,6 +87,8 @@ class DecoderLayer(nn.Module):
       return jnp.einsum('bhqk,bkhd->bqhd', p.astype(v.dtype), v)
 
     def across(q, k, v):
+      if self.is_mutable_collection('intermediates'):  # for figures; too large to be computed always
+        self.sow('intermediates', 'cross_attention_weights', attention_weights(q, k, key_mask))
       return attention(q, k, v, key_mask, block=self.block)
 
     def norm(y, name):
@@ -139,6 +141,9 @@ class Decoder(nn.Module):
   ) -> jax.Array:
     """Decodes queries whose content starts at zero.
 
+    With the collection `intermediates` mutable it holds layers/cross_attention_weights, a tuple of one array [layers,
+    batch, queries, tokens], mean over heads.
+
     Args:
       place: [batch, queries, width] position embedding of the queries.
       memory: [batch, tokens, width].
@@ -156,7 +161,7 @@ class Decoder(nn.Module):
       chex.assert_shape(blocked, (place.shape[1], place.shape[1]))
     scan = nn.scan(
       DecoderLayer,
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, 'intermediates': 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=nn.broadcast,
       length=self.layers,

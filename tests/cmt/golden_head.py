@@ -109,24 +109,21 @@ def run_head(data: Mapping[str, np.ndarray], meta) -> Iterable[Check]:
   arguments = inputs(group(data, 'input'), meta)
   variables = variables_of(model, arguments, group(data, 'param'))
   bev, features, matrices, inverse, size = arguments
+  kept = ('bev_code', 'bev_tokens', 'image_positions', 'query_image_positions')
 
   @jax.jit
   def forward(variables):
-    def call(method, *args):
-      return model.apply(variables, *args, method=method)
+    output, state = model.apply(
+      variables, bev, features, matrices, inverse, size, capture_intermediates=lambda _, method: method in kept
+    )
+    return output, state['intermediates'], coder.decode(output.tasks, max_num=meta['max_num'])
 
-    points = jnp.broadcast_to(variables['params']['reference_points'], (meta['B'], meta['num_query'], 3))
-    points = jnp.clip(points, 1e-5, 1 - 1e-5)
-    parts = {'bev_query_embed': call('bev_code', points)}
-    if bev is not None:
-      parts['shared_conv_nchw'], parts['bev_pos_embed'] = call('bev_tokens', bev)
-    if features is not None:
-      parts['rv_pos_embed'] = call('image_positions', features.shape[2:4], inverse, size)
-      parts['rv_query_embed'] = call('query_image_positions', points, matrices, inverse, size)
-    output = model.apply(variables, bev, features, matrices, inverse, size)
-    return parts, output, coder.decode(output.tasks, max_num=meta['max_num'])
-
-  parts, output, found = forward(variables)
+  output, seen, found = forward(variables)
+  parts = {'bev_query_embed': seen['bev_code'][-1]}
+  if bev is not None:
+    ((parts['shared_conv_nchw'], parts['bev_pos_embed']),) = seen['bev_tokens']
+  if features is not None:
+    (parts['rv_pos_embed'],), (parts['rv_query_embed'],) = seen['image_positions'], seen['query_image_positions']
   if bev is not None:
     grid = want['shared_conv_nchw'].shape[2:]
     got = np.asarray(parts.pop('shared_conv_nchw')).reshape(meta['B'], *grid, -1)
@@ -144,14 +141,19 @@ def run_head(data: Mapping[str, np.ndarray], meta) -> Iterable[Check]:
 def run_coder(data, meta) -> Iterable[Check]:
   given, want = group(data, 'input'), group(data, 'output')
   tasks = [group(given, f'task{index}') for index in range(len(meta['tasks']))]
-  tasks = [{name: jnp.asarray(value) for name, value in task.items()} for task in tasks]
-  keep = {'max_num': meta['max_num'], 'post_center_range': meta['post_center_range']}
-  yield from detections_checks(coder.decode(tasks, **keep), want)
   gravity = given['boxes_gravity']
   bottom = gravity - np.eye(9, dtype=np.float32)[2] * gravity[:, 5:6] / 2
-  code = coder.encode_boxes(jnp.asarray(bottom))
+
+  @jax.jit
+  def run(tasks, boxes):
+    found = coder.decode(tasks, max_num=meta['max_num'], post_center_range=meta['post_center_range'])
+    code = coder.encode_boxes(boxes)
+    return found, code, coder.decode_boxes(code)
+
+  found, code, back = run(tasks, bottom)
+  yield from detections_checks(found, want)
   yield Check('normalized', code, want['normalized'], 1e-5)
-  back = np.asarray(coder.decode_boxes(code))
+  back = np.asarray(back)
   yield Check('denormalized', back + np.eye(9)[2] * back[:, 5:6] / 2, want['denormalized'], 1e-4)
 
 

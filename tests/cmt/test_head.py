@@ -118,10 +118,15 @@ def test_missing_sensors(small):
   model, variables, bev, images, matrices, run = small
   gone = run(cameras=[[True, False, True], [True, True, True]], lidar=[False, True])
   kept = [0, 2]
-  fewer = jax.jit(
-    lambda variables, images, *matrices: model.apply(variables, None, images, *matrices, SIZE),
+  fewer, seen = jax.jit(
+    lambda variables, images, *matrices: model.apply(
+      variables, None, images, *matrices, SIZE, mutable=['intermediates']
+    ),
   )(variables, images[:1, kept], *(m[:1, kept] for m in matrices))
   close(jax.tree.map(lambda x: x[:, :1], gone.tasks), fewer.tasks)
+  (weights,) = seen['intermediates']['decoder']['layers']['cross_attention_weights']
+  assert weights.shape == (2, 1, 6, 16)
+  np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
   nothing = run(cameras=np.zeros((2, 3), bool), lidar=[False, False])
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(nothing))
   # What a hidden sensor holds has no influence.
@@ -139,6 +144,19 @@ def test_what_does_not_fit_is_refused(small):
     model.apply(variables, bev, images, *matrices)
   with pytest.raises(ValueError, match='image_features are'):
     model.apply(variables, bev, images[..., :3], *matrices, SIZE)
+
+
+def test_training_draws_dropout_and_moves_statistics(small):
+  _, variables, bev, images, matrices, _ = small
+  model = Head(**{**SMALL, 'dropout': 0.5, 'layers': 1})
+  variables = filled(model, np.random.default_rng(5), bev, None)
+  train = jax.jit(
+    lambda key: model.apply(variables, bev, None, train=True, rngs={'dropout': key}, mutable=['batch_stats'])
+  )
+  first, updates = train(jax.random.key(0))
+  assert differs(first, train(jax.random.key(1))[0]) and not differs(first, train(jax.random.key(0))[0])
+  old, new = (np.asarray(s['batch_stats']['shared_conv']['norm']['mean']) for s in (variables, updates))
+  assert np.abs(new - old).min() > 1e-4
 
 
 def test_first_self_attention_is_constant(small):
@@ -179,11 +197,10 @@ def test_kernel_of_three_joins_neighbours_at_the_border_only(small, noised):
   _, _, bev, *_ = small
   model = Head(**SMALL, head_kernel=3)
   variables = filled(model, np.random.default_rng(4), bev, None)
-  alone = jax.jit(lambda v: model.apply(v, bev, None))(variables)
   beside = jax.jit(lambda v, noised: model.apply(v, bev, None, denoising=noised))
-  first = beside(variables, noised)
-  close(first.states, alone.states)
-  assert _moved(first.tasks[0], alone.tasks[0]) == [0, 1]
+  first, other = beside(variables, noised), beside(variables, _nudged(noised, 5))
+  close(first.states, other.states)
+  assert _moved(first.tasks[0], other.tasks[0]) == [0, 1]
   # What does not count is zero to its neighbours, whatever it holds.
   assert _moved(beside(variables, _nudged(noised, 1)).noised[0], first.noised[0]) == []
 

@@ -52,7 +52,7 @@ def test_cosines_start_turn_and_end_where_they_should():
 def start():
   model = Head(num_queries=4, width=16, layers=2, heads=4, hidden=8, tasks=(2,), depths=3, frequencies=(-1.0, 3.0))
   arrays = np.zeros((1, 2, 2, 5)), np.zeros((1, 1, 2, 2, 16)), np.zeros((1, 1, 4, 4)), np.zeros((1, 1, 4, 4))
-  return jax.jit(lambda key: model.init(key, *arrays, (8, 8)))(jax.random.key(0))['params']
+  return jax.jit(lambda key: model.init(key, *arrays, (8, 8)))(jax.random.key(0, impl='rbg'))['params']
 
 
 def test_published_start(start):
