@@ -66,6 +66,8 @@ class TransposedConv(nn.Module):
 class SECONDFPN(nn.Module):
   """Every stage upsampled to the resolution of the first, and all concatenated.
 
+  A stage that comes out larger, because a side was odd before its stride, is cut at the end.
+
   Attributes:
     widths: channels that every stage contributes.
     strides: upsampling of every stage.
@@ -76,7 +78,7 @@ class SECONDFPN(nn.Module):
 
   @nn.compact
   def __call__(self, maps: Sequence[jax.Array], train: bool = False) -> jax.Array:
-    """Maps [batch, y / stride, x / stride, channels] -> [batch, y, x, sum(widths)]."""
+    """Maps [batch, ceil(y / stride), ceil(x / stride), channels] -> [batch, y, x, sum(widths)]."""
     outputs = []
     for i, (x, width, stride) in enumerate(zip(maps, self.widths, self.strides, strict=True)):
       if stride == 1:
@@ -84,12 +86,11 @@ class SECONDFPN(nn.Module):
       else:
         y = _Upsample(width, stride, name=f'level{i}')(x, train)
       outputs.append(y)
-    sizes = {y.shape[1:3] for y in outputs}
-    if len(sizes) > 1:
-      raise ValueError(
-        f'The stages do not meet in one resolution: {sorted(sizes)}; sides must be divisible by strides.'
-      )
-    return jnp.concatenate(outputs, -1)
+    height, width = outputs[0].shape[1:3]
+    for y, stride in zip(outputs, self.strides, strict=True):
+      if not (height <= y.shape[1] < height + stride and width <= y.shape[2] < width + stride):
+        raise ValueError(f'Stages of {[y.shape[1:3] for y in outputs]} cells do not meet in one resolution.')
+    return jnp.concatenate([y[:, :height, :width] for y in outputs], -1)
 
 
 class _Upsample(nn.Module):

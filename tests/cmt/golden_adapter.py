@@ -1,6 +1,6 @@
 """CMT's reference files, by file name: networks, head and losses, data and metrics, each in a module of its own.
 
-Each of the modules has `HANDLERS`, prefix of a file's name -> function of its path; the longest prefix that fits decides.
+Each of the modules has `HANDLERS`, prefix of a file's name -> function of its path. The longest prefix decides.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -12,8 +12,7 @@ from jaxpapers.layers.norm import BatchNorm
 GRID = (5, 7, 6)
 WINDOWS = {
   'submanifold': ((3, 3, 3), None, None),
-  'strided': ((3, 3, 3), (2, 2, 2), (1, 1, 1)),
-  'unpadded in z': ((3, 3, 3), (2, 2, 2), (0, 1, 1)),
+  'strided': ((3, 3, 3), (2, 2, 2), (0, 1, 1)),
   'last': ((3, 1, 1), (2, 1, 1), (0, 0, 0)),
 }
 
