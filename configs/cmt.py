@@ -61,7 +61,9 @@ def _scenes(config):
   config.model = ml_collections.ConfigDict(
     {
       'groups': 5,  # of denoising queries
+      'heading': 1.0,  # weight of the heading's entries in cost and loss
       'start': 'local',  # local, scaled: both sensors are looked at from the start; published
+      'score': 15.0,  # of a query with a token at its own place, before the softmax, in a local start
       'network': {
         'cell': 0.5,
         'width': 64,
@@ -120,7 +122,8 @@ def _nuscenes(config, name, learning_rate, peak_ratio, batch_size):
     }
   )
   # released: the layout of the authors' weights, for importing them; False trains without its two flaws.
-  config.model = ml_collections.ConfigDict({'name': name, 'released': False, 'groups': 10, 'head': {}})
+  # remat: recompute the image network's activations in the backward pass. head: further settings of `Head`.
+  config.model = ml_collections.ConfigDict({'name': name, 'released': False, 'groups': 10, 'remat': True, 'head': {}})
   config.train = ml_collections.ConfigDict(
     {
       'epochs': 20,

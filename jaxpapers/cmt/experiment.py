@@ -57,7 +57,7 @@ def _scenes(config: ml_collections.ConfigDict) -> engine.Experiment:
   setting = scenes.Surround(**config.data.scene)
   options = config.model
   model = small.small_cmt(setting.pc_range, len(scenes.CLASSES), dtype=jnp.dtype(config.dtype), **options.network)
-  detector = steps.Detector(model, groups=options.groups)
+  detector = steps.Detector(model, groups=options.groups, heading=options.heading)
   rows = steps.sensor_rows(len(scenes.CAMERAS))
 
   def detections(state: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -79,7 +79,7 @@ def _scenes(config: ml_collections.ConfigDict) -> engine.Experiment:
     )
 
   def draw(states: Mapping[str, Any], page: engine.Report) -> None:
-    render = jax.jit(functools.partial(steps.rendered, setting, seed=EVALUATION_SEED))
+    render = functools.partial(steps.rendered, setting, seed=EVALUATION_SEED)
     report.scenes_report(page, detector, states, evaluations, setting, render, _rate(config, config.train.steps))
 
   return engine.Experiment(stages, draw)
@@ -135,6 +135,7 @@ def _start(config: ml_collections.ConfigDict, setting: scenes.Surround) -> Calla
       depths=network.depths,
       heads=network.heads,
       frequencies=small.FREQUENCIES,
+      score=config.model.score,
     )
 
   starts = {'published': None, 'scaled': scaled, 'local': local}

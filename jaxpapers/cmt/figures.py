@@ -101,7 +101,7 @@ def in_cameras(
   for camera, axis in enumerate(axes.flat[: len(images)]):
     axis.imshow(np.clip(images[camera, ..., ::-1], 0, 255).astype(np.uint8), extent=(0, width, height, 0))
     if shades is not None:
-      axis.imshow(shades[camera], cmap='inferno', alpha=0.6, vmin=0, vmax=1, extent=(0, width, height, 0))
+      axis.imshow(shades[camera], cmap='inferno', alpha=0.5, vmin=0, vmax=1, extent=(0, width, height, 0))
     for boxes, colours in groups:
       for box, colour in zip(boxes, colours, strict=True):
         _wire(axis, box, lidar2img[camera], colour)
@@ -204,7 +204,7 @@ def bars(rows: Sequence[str], series: Mapping[str, Sequence[float]], label: str)
     drawn = axis.bar(at, values, width * 0.94, label=name, color=('#1f5fa8', '#e08a00', '0.6')[place % 3])
     axis.bar_label(drawn, fmt='%.2f', fontsize=7, padding=1)
   axis.set_xticks(np.arange(len(rows)), [name.replace(', ', ',\n') for name in rows], fontsize=8)
-  axis.set(ylabel=label, ylim=(0, max(0.1, 1.18 * max(max(v) for v in series.values()))))
+  axis.set(ylabel=label, ylim=(0, max(0.1, 1.3 * max(max(v) for v in series.values()))))
   axis.legend(fontsize=8, loc='upper right')
   axis.spines[['top', 'right']].set_visible(False)
   return figure
@@ -230,9 +230,9 @@ def confusion(tables: Mapping[str, np.ndarray], rows: Sequence[str], columns: Se
 def attention_from_above(
   axis: Axes, weights: np.ndarray, pc_range: Sequence[float], reference: np.ndarray, box: np.ndarray
 ) -> None:
-  """Attention over the LiDAR tokens [Y, X], with the query's reference point [2] in metres and its box [9]."""
+  """The root of the attention to LiDAR tokens [Y, X], with the query's reference point [2] (m) and its box [9]."""
   extent = (pc_range[0], pc_range[3], pc_range[1], pc_range[4])
-  axis.imshow(weights, origin='lower', extent=extent, cmap='inferno', interpolation='nearest')
+  axis.imshow(np.sqrt(weights), origin='lower', extent=extent, cmap='inferno', interpolation='nearest')
   axis.plot(*reference, marker='x', color='#40c4ff', ms=8, mew=2)
   _footprint(axis, box, '#40c4ff', 1.6, 1.0, zorder=3)
   axis.set(xlim=extent[:2], ylim=extent[2:], aspect='equal', xlabel='x (m)', ylabel='y (m)')

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -30,7 +31,9 @@ def build_model(config: ml_collections.ConfigDict) -> model.CMT:
   options = config.model
   if options.name not in MODELS:
     raise engine.UserError(f'config.model.name={options.name!r} is not known.{engine.suggest(options.name, MODELS)}')
-  settings = {'dtype': config.dtype, **options.head}
+  settings = {'dtype': jnp.dtype(config.dtype), **options.head}
+  if options.name != 'cmt_lidar':
+    settings['remat'] = options.remat
   if options.name == 'cmt_r50':
     settings['cells'] = model.RELEASED_COARSE_CELLS if options.released else None
   return getattr(model, options.name)(**settings)

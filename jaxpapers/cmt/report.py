@@ -1,7 +1,8 @@
 """Tables and pictures of a run: scores with lost sensors, boxes, curves, look-alikes, attention, and a verdict."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
@@ -67,11 +68,17 @@ def scenes_report(
   page.heading(f'Detections {STAGES[first]}')
   _errors(page, scores[first]['both'])
   test = evaluations[first]
-  batch = jax.device_get(render({'scene': test.scenes[:4]}))
-  pictures(page, batch, test.outputs['both'], scenes.CLASSES, scenes.CAMERAS, setting.pc_range)
+  # The scenes with the most objects show the most.
+  both = test.outputs['both']
+  fullest = np.argsort(-both['boxes_mask'].sum(1), kind='stable')[:4]
+  look = jax.jit(functools.partial(_look, detector, render))
+  looked = jax.device_get(look(states[first].variables(), test.scenes[fullest]))
+  batch = looked.batch
+  shown = {name: value[fullest] for name, value in both.items()}
+  pictures(page, batch, shown, scenes.CLASSES, scenes.CAMERAS, setting.pc_range)
   _look_alikes(page, test)
   page.heading('Inside the model')
-  _attention(page, detector, states[first], test, setting, render)
+  _attention(page, looked, both['found_boxes'][fullest[0], 0], setting, detector.model.lidar.pillar_size)
   _references(page, states, setting)
   _training(page, list(states), rate)
 
@@ -243,36 +250,56 @@ def _look_alikes(page: Any, test: SensorEvaluation) -> None:
   page.results(posts_told_apart=told)
 
 
+class _Looked(NamedTuple):
+  """Some scenes as a batch; last-layer attention [heads, queries, tokens], logits [queries, classes] and references
+  [queries, 3] of the first.
+  """
+
+  batch: Mapping[str, Any]
+  weights: Any
+  logits: Any
+  references: Any
+
+
+def _look(detector: Detector, render: Callable, variables: Any, numbers: jax.Array) -> _Looked:
+  """All that the pictures need, as one program."""
+  batch = render({'scene': numbers})
+  one = {name: value[:1] for name, value in batch.items()}
+  weights = cross_attention(detector.model, variables, detector.arguments(one))[-1, 0]
+  output = detector.apply(variables, one).head
+  return _Looked(batch, weights, output.tasks[0]['cls_logits'][-1, 0], output.references[0])
+
+
 def _attention(
-  page: Any, detector: Detector, state: Any, test: SensorEvaluation, setting: scenes.Surround, render: Callable
+  page: Any, looked: _Looked, box: np.ndarray, setting: scenes.Surround, pillar_size: Sequence[float]
 ) -> None:
-  """Cross-attention, last layer, of the query with the best box in the first scene."""
-  head = detector.model.head
-  batch = render({'scene': test.scenes[:1]})
-  weights = np.asarray(cross_attention(detector.model, state.variables(), detector.arguments(batch)))[-1, 0]
-  output = jax.device_get(detector.apply(state.variables(), batch)).head
-  query = int(output.tasks[0]['cls_logits'][-1, 0].max(-1).argmax())
-  mine = weights[:, query].mean(0)
-  cameras, height, width = len(scenes.CAMERAS), setting.height, setting.width
-  grid = int(round(np.sqrt(mine.size - cameras * (height // 8) * (width // 8))))
-  bev, seen = mine[: grid * grid].reshape(grid, grid), mine[grid * grid :].reshape(cameras, height // 8, width // 8)
-  low, high = np.asarray(head.pc_range[:2]), np.asarray(head.pc_range[3:5])
-  reference = output.references[0, query, :2] * (high - low) + low
-  # Rows are sorted by score, so the first row is this query's best class.
-  box = test.outputs['both']['found_boxes'][0, 0]
+  """Cross-attention of the query that found the surest box [9] of the first scene."""
+  query = int(looked.logits.max(-1).argmax())
+  cameras, height, width = len(scenes.CAMERAS), setting.height // 8, setting.width // 8
+  pillars = (np.asarray(setting.pc_range[3:5]) - np.asarray(setting.pc_range[:2])) / pillar_size
+  columns, rows = (int(np.ceil(round(n) / 2)) for n in pillars)
+  mine, cells = looked.weights[:, query].mean(0), rows * columns
+  from_lidar, from_cameras = mine[:cells].reshape(rows, columns), mine[cells:].reshape(cameras, height, width)
+  low, high = np.asarray(setting.pc_range[:2]), np.asarray(setting.pc_range[3:5])
+  reference = looked.references[query, :2] * (high - low) + low
   figure, axis = plt.subplots(figsize=(4.4, 4.2), layout='constrained')
-  figures.attention_from_above(axis, bev, setting.pc_range, reference, box)
-  axis.set_title(f'{bev.sum():.0%} of the attention', fontsize=9)
-  page.figure('attention_lidar', figure, 'Cross-attention of the surest query over the LiDAR tokens; x: its reference.')
+  figures.attention_from_above(axis, from_lidar, setting.pc_range, reference, box)
+  page.figure(
+    'attention_lidar',
+    figure,
+    f'Cross-attention (its root) of the surest query to the LiDAR tokens, {from_lidar.sum():.0%} of it; the cross is '
+    'its reference point.',
+  )
   plt.close(figure)
-  shades = np.kron(seen / max(seen.max(), 1e-9), np.ones((8, 8)))
-  images = np.asarray(batch['images'][0])
-  figure = figures.in_cameras(images, np.asarray(batch['lidar2img'][0]), [([box], ['#40c4ff'])], scenes.CAMERAS, shades)
-  page.figure('attention_cameras', figure, f'The same query over the cameras: {seen.sum():.0%} of the attention.')
+  images, matrices = looked.batch['images'][0], looked.batch['lidar2img'][0]
+  shades = np.kron(np.sqrt(from_cameras / max(from_cameras.max(), 1e-9)), np.ones((8, 8)))
+  figure = figures.in_cameras(images, matrices, [([box], ['#40c4ff'])], scenes.CAMERAS, shades)
+  page.figure(
+    'attention_cameras', figure, f'The same query and the cameras: {from_cameras.sum():.0%} of its attention.'
+  )
   plt.close(figure)
-  shares = weights[..., : grid * grid].sum(-1).mean(1)
-  rows = [[k + 1, float(share)] for k, share in enumerate(shares)]
-  page.table(['head', 'attention to LiDAR'], rows, 'Last layer, mean over the queries of the first scene.')
+  shares = [[k + 1, float(share)] for k, share in enumerate(looked.weights[..., :cells].sum(-1).mean(1))]
+  page.table(['head', 'attention to LiDAR'], shares, 'Last layer, mean over the queries of that scene.')
 
 
 def _references(page: Any, states: Mapping[str, Any], setting: scenes.Surround) -> None:

@@ -1,8 +1,8 @@
 """Synthetic surround scenes: boxes on a plane, a spinning LiDAR and a ring of cameras, ray-cast as a pure function.
 
 The two vehicle classes differ in size. The two posts have one shape and differ in colour, so that LiDAR alone cannot
-tell them apart, while cameras alone judge distance poorly. The upper half of every box's front is painted, so that a
-heading shows.
+tell them apart, while cameras alone judge distance poorly. The upper half of every box's front has yellow reflecting
+paint, so that a heading shows to both.
 """
 
 import dataclasses
@@ -215,6 +215,11 @@ def cast(origin: jax.Array, direction: jax.Array, boxes: jax.Array, present: jax
   return Hits(jnp.minimum(nearest, ground), jnp.where(hit, box, -1), face, height, cosine)
 
 
+def _painted(hits: Hits) -> jax.Array:
+  """[rays] bool, on the upper half of a front."""
+  return (hits.box >= 0) & (hits.face == FRONT) & (hits.height > 0.5)
+
+
 def _camera_position(degrees: float) -> np.ndarray:
   return np.array([0.3 * np.cos(np.radians(degrees)), 0.3 * np.sin(np.radians(degrees)), 1.2])
 
@@ -241,7 +246,8 @@ def _cloud(
     place = origin + direction * (hits.distance + 0.02 * noise)[:, None]
     low, high = jnp.asarray(setting.pc_range[:3]), jnp.asarray(setting.pc_range[3:])
     seen = jnp.all((place >= low) & (place < high), axis=-1)
-    intensity = 255 * jnp.where(hits.box >= 0, 0.7, 0.25) * hits.cosine
+    reflected = jnp.where(hits.box < 0, 0.2, jnp.where(_painted(hits), 1.0, 0.4))
+    intensity = 255 * reflected * hits.cosine
     row = jnp.concatenate([place, intensity[:, None], jnp.full_like(intensity, age)[:, None]], axis=-1)
     return jnp.where(seen[:, None], row, 0.0), seen, jnp.where(seen, hits.box, -1)
 
@@ -274,8 +280,7 @@ def _images(setting: Surround, boxes: jax.Array, labels: jax.Array, present: jax
   hits = cast(jnp.asarray(origin), jnp.asarray(direction), boxes, present)
   light = jax.random.uniform(light_key, (len(boxes), 1), minval=0.8, maxval=1.15)
   colour = (jnp.asarray(COLOURS, jnp.float32)[labels] * light)[hits.box]
-  painted = (hits.face == FRONT) & (hits.height > 0.5)
-  colour = jnp.where(painted[:, None], jnp.asarray(PAINT, jnp.float32), colour)
+  colour = jnp.where(_painted(hits)[:, None], jnp.asarray(PAINT, jnp.float32), colour)
   colour *= jnp.asarray(_FACE_SHADE)[hits.face][:, None]
   road = 70 + 60 * jnp.exp(-hits.distance / 8)[:, None]
   sky = jnp.array([200.0, 170.0, 150.0])

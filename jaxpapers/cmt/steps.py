@@ -11,6 +11,7 @@ from jaxpapers.cmt import coder, losses, modality
 from jaxpapers.cmt.camera import MEAN, normalise
 from jaxpapers.cmt.denoising import Denoising, draw_noise, noised_queries, num_slots
 from jaxpapers.cmt.gridmask import grid_mask
+from jaxpapers.cmt.matching import CODE_WEIGHTS
 from jaxpapers.cmt.model import CMT, Output
 from jaxpapers.cmt.scenes import Surround, scenes
 
@@ -27,11 +28,13 @@ class Detector:
     model: the network.
     groups: of denoising queries; used where a batch has `noise`.
     fixed_order: see `coder.box_code`.
+    heading: weight of the two entries of the heading in cost and loss, 1 in the paper.
   """
 
   model: CMT
   groups: int = 10
   fixed_order: bool = True
+  heading: float = 1.0
 
   def init(self, rngs: Any, batch: Batch, train: bool = False) -> dict[str, Any]:
     """Variables; every sensor of the model must be in the batch."""
@@ -72,6 +75,7 @@ class Detector:
       batch['labels'],
       batch['boxes_mask'],
       fixed_order=self.fixed_order,
+      code_weights=(*CODE_WEIGHTS[:6], self.heading, self.heading, *CODE_WEIGHTS[8:]),
       axis_name=axis_name,
     )
     lost = {**output.lost, **{name: batch[name] for name in COUNTS if name in batch}}

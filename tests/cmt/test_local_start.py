@@ -9,16 +9,29 @@ from jaxpapers.cmt import scenes, small, steps
 from jaxpapers.cmt.attention_maps import cross_attention
 from jaxpapers.cmt.local_start import fit, local_start
 
-SETTING = scenes.Surround(beams=6, azimuths=48)
+SETTING = scenes.Surround()
 
 
 @pytest.fixture(scope='module')
 def started():
-  """(detector, scenes, drawn variables, variables that start local)."""
+  """(detector, batch, drawn variables, variables that start local)."""
   model = small.small_cmt(SETTING.pc_range, 4, queries=24)
   detector = steps.Detector(model)
-  batch = jax.jit(lambda indices: scenes.scenes(SETTING, indices, 0))(jnp.arange(2))
-  drawn = jax.jit(lambda key: detector.init(key, batch))(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  lidar2img, img2lidar = (jnp.asarray(np.stack([m, m])) for m in scenes.rig(SETTING))
+  batch = {
+    'points': jnp.asarray(rng.uniform(-8, 8, (2, 50, 5)), jnp.float32),
+    'points_mask': jnp.ones((2, 50), bool),
+    'images': jnp.asarray(rng.uniform(0, 255, (2, 6, SETTING.height, SETTING.width, 3)), jnp.float32),
+    'lidar2img': lidar2img,
+    'img2lidar': img2lidar,
+    'has_lidar': jnp.ones(2, bool),
+    'has_camera': jnp.ones((2, 6), bool),
+  }
+  shapes = jax.eval_shape(lambda: detector.init(jax.random.key(0), batch))
+  drawn = jax.tree.map(lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype), shapes)
+  drawn['batch_stats'] = jax.tree.map(jnp.ones_like, drawn['batch_stats'])
+  drawn['params']['head']['reference_points'] = jnp.asarray(rng.random((24, 3)), jnp.float32)
   head = local_start(
     drawn['params']['head'],
     np.random.default_rng(0),
