@@ -51,13 +51,14 @@ class Context(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One variant at one K: per K-shot set, AP x 100 over the novel and over the base classes."""
+  """One variant at one K: per K-shot set, AP x 100 over the novel, the base and all classes; of each class the mean."""
 
   stage: str
   name: str
   shots: int
   novel: np.ndarray
   base: np.ndarray
+  whole: np.ndarray
   per_class: np.ndarray
 
 
@@ -69,8 +70,9 @@ def rows_of(context: Context) -> list[Row]:
     for name, shots in keys:
       chosen = [i for i, lane in enumerate(table.lanes) if (lane.name, lane.shots) == (name, shots)]
       values = POINTS * context.found[stage][chosen]
-      novel, base = (np.nanmean(np.nan_to_num(values[:, list(ids)]), axis=1) for ids in (NOVEL, BASE))
-      rows.append(Row(stage, name, shots, novel, base, np.nan_to_num(values).mean(axis=0)))
+      present = [c for c in BASE + NOVEL if not np.isnan(values[:, c]).any()]
+      parts = (values[:, [c for c in ids if c in present]].mean(axis=1) for ids in (NOVEL, BASE, BASE + NOVEL))
+      rows.append(Row(stage, name, shots, *map(np.nan_to_num, parts), np.nan_to_num(values).mean(axis=0)))
   return rows
 
 
@@ -93,7 +95,14 @@ def draw(page: Any, context: Context) -> None:
     _incremental(page, incremental, rows)
   page.results(
     rows=[
-      {'stage': r.stage, 'variant': r.name, 'shots': r.shots, 'nAP': r.novel.tolist(), 'bAP': r.base.tolist()}
+      {
+        'stage': r.stage,
+        'variant': r.name,
+        'shots': r.shots,
+        'nAP': r.novel.tolist(),
+        'bAP': r.base.tolist(),
+        'AP': r.whole.tolist(),
+      }
       for r in rows
     ]
   )
@@ -113,12 +122,12 @@ def _table(page: Any, rows: Sequence[Row], sets: int) -> None:
   shots = sorted({row.shots for row in rows})
   cells = {}
   for row in rows:
-    cells.setdefault((row.stage, row.name), {})[row.shots] = (_cell(row.novel), _cell(row.base))
+    cells.setdefault((row.stage, row.name), {})[row.shots] = (_cell(row.novel), _cell(row.base), _cell(row.whole))
   lines = []
   for (stage, name), by_shots in cells.items():
-    values = [by_shots.get(k, ('', '')) for k in shots]
+    values = [by_shots.get(k, ('', '', '')) for k in shots]
     lines.append([f'{STAGES[stage]}: {TITLES[name]}', *(x for pair in values for x in pair)])
-  header = ['variant', *(f'{kind}, K={k}' for k in shots for kind in ('nAP', 'bAP'))]
+  header = ['variant', *(f'{kind}, K={k}' for k in shots for kind in ('nAP', 'bAP', 'AP'))]
   note = f'Mask AP x 100; {sets} K-shot set{"s, mean and 95% interval" if sets > 1 else ""}; one base model.'
   page.table(header, lines, note)
 
@@ -142,6 +151,9 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         f'K={shots}: without any training the support head reaches {row.novel.mean():.1f} nAP, {ratio:.1f} times the '
         f'fine-tuned baseline, at {row.base.mean():.1f} bAP (fine-tuned baseline {baseline.base.mean():.1f}).'
       )
+      sentences.append(
+        _compared(f'K={shots}: over all classes, the untrained support head', row.whole - baseline.whole, 'AP')
+      )
       base = found.get(('untrained', 'baseline', shots))
       if base is not None:
         sentences.append(
@@ -156,13 +168,15 @@ def _with(name: str) -> str:
   )
 
 
-def _compared(what: str, gains: np.ndarray) -> str:
+def _compared(what: str, gains: np.ndarray, metric: str = 'nAP') -> str:
   found = interval(gains)
   if found.count == 1:
-    return f'{what}, nAP changes by {found.mean:+.1f} against the fine-tuned baseline (one K-shot set: no interval).'
+    return f'{what}: {metric} differs by {found.mean:+.1f} from the fine-tuned baseline (one K-shot set: no interval).'
   low, high = found.mean - found.half_width, found.mean + found.half_width
   word = 'a gain' if low > 0 else 'a loss' if high < 0 else 'no difference beyond chance'
-  return f'{what}, nAP changes by {found.mean:+.1f} [{low:+.1f}, {high:+.1f}] against the fine-tuned baseline: {word}.'
+  return (
+    f'{what}: {metric} differs by {found.mean:+.1f} [{low:+.1f}, {high:+.1f}] from the fine-tuned baseline, {word}.'
+  )
 
 
 def _by_shots(page: Any, rows: Sequence[Row]) -> None:
