@@ -53,6 +53,10 @@ def import_variables(config: ml_collections.ConfigDict, state: Mapping[str, np.n
 
 def experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
   """One stage, evaluated on the validation split as the official kit does."""
+  if not config.data.dir:
+    raise engine.UserError(
+      'nuScenes needs --config.data.dir=FOLDER, which holds samples/, sweeps/ and the tables (download: nuscenes.org).'
+    )
   network = build_model(config)
   detector = steps.Detector(network, groups=config.model.groups, fixed_order=not config.model.released)
   dataset = NuScenes(config.data.dir, config.data.version)

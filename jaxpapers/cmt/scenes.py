@@ -98,10 +98,10 @@ def scene(setting: Surround, key: jax.Array) -> dict[str, jax.Array]:
     boxes_mask [objects] bool: a box without a LiDAR return at age 0 is not valid.
     has_lidar [] bool and has_camera [6] bool: true.
   """
-  keys = iter(jax.random.split(key, 6))
-  boxes, labels, present = place(setting, next(keys))
-  points, points_mask, returns = _cloud(setting, boxes, present, next(keys))
-  images = _images(setting, boxes, labels, present, next(keys))
+  for_boxes, for_cloud, for_images = jax.random.split(key, 3)
+  boxes, labels, present = place(setting, for_boxes)
+  points, points_mask, returns = _cloud(setting, boxes, present, for_cloud)
+  images = _images(setting, boxes, labels, present, for_images)
   lidar2img, img2lidar = rig(setting)
   valid = present & (returns > 0)
   order = jnp.argsort(~valid, stable=True)
@@ -148,18 +148,20 @@ def place(setting: Surround, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.
   Returns:
     boxes [objects, 9], labels [objects], present [objects] bool.
   """
-  keys = iter(jax.random.split(key, 7))
   count, tries = setting.objects, _TRIES
-  wanted = jax.random.randint(next(keys), (), min(2, count), count + 1)
-  labels = jax.random.randint(next(keys), (tries,), 0, len(CLASSES))
-  size = jnp.asarray(SIZES)[labels] * jnp.exp(0.08 * jax.random.normal(next(keys), (tries, 3)))
+  # One draw of all numbers: each call of the generator is a loop that takes its time to compile.
+  draws = jax.random.uniform(key, (tries + 1, 9))
+  fewest = min(2, count)
+  wanted = fewest + jnp.floor(draws[tries, 0] * (count + 1 - fewest)).astype(jnp.int32)
+  kind, x, y, turn, pace, moving, *jitter = draws[:tries].T
+  labels = jnp.floor(kind * len(CLASSES)).astype(jnp.int32)
+  size = jnp.asarray(SIZES)[labels] * jnp.exp(0.08 * _normal(jnp.stack(jitter, axis=-1)))
   reach = jnp.hypot(size[:, 0], size[:, 1]) / 2
   low, high = jnp.asarray(setting.pc_range[:2]), jnp.asarray(setting.pc_range[3:5])
-  centre = jax.random.uniform(next(keys), (tries, 2)) * (high - low - 2) + low + 1
-  yaw = jax.random.uniform(next(keys), (tries,), minval=-jnp.pi, maxval=jnp.pi)
+  centre = jnp.stack([x, y], axis=-1) * (high - low - 2) + low + 1
+  yaw = (2 * turn - 1) * jnp.pi
   ahead = jnp.stack([jnp.cos(yaw), jnp.sin(yaw)], axis=-1)
-  speed = jax.random.uniform(next(keys), (tries,), minval=0.5, maxval=3.0)
-  velocity = ahead * (speed * jax.random.bernoulli(next(keys), 0.5, (tries,)))[:, None]
+  velocity = ahead * jnp.where(moving < 0.5, 0.5 + 2.5 * pace, 0.0)[:, None]
   clear = jnp.hypot(*centre.T) > reach + 1.0
   gap = jnp.linalg.norm(centre[:, None] - centre[None], axis=-1) - reach[:, None] - reach[None]
 
@@ -215,6 +217,11 @@ def cast(origin: jax.Array, direction: jax.Array, boxes: jax.Array, present: jax
   return Hits(jnp.minimum(nearest, ground), jnp.where(hit, box, -1), face, height, cosine)
 
 
+def _normal(uniform: jax.Array) -> jax.Array:
+  """Standard normal numbers from uniform ones in [0, 1)."""
+  return jnp.sqrt(2.0) * jax.lax.erf_inv(jnp.clip(2 * uniform - 1, -1 + 1e-6, 1 - 1e-6))
+
+
 def _painted(hits: Hits) -> jax.Array:
   """[rays] bool, on the upper half of a front."""
   return (hits.box >= 0) & (hits.face == FRONT) & (hits.height > 0.5)
@@ -228,7 +235,8 @@ def _cloud(
   setting: Surround, boxes: jax.Array, present: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """(points, mask, returns of each box at age 0)."""
-  phase_key, noise_key = jax.random.split(key)
+  rays = setting.beams * setting.azimuths
+  draws = jax.random.uniform(key, (len(_AGES), rays + 1))
   elevation = jnp.radians(jnp.linspace(-35.0, 4.0, setting.beams))[:, None]
   turn = 2 * jnp.pi / setting.azimuths
 
@@ -252,8 +260,7 @@ def _cloud(
     return jnp.where(seen[:, None], row, 0.0), seen, jnp.where(seen, hits.box, -1)
 
   ages = jnp.asarray(_AGES)
-  noise = jax.random.normal(noise_key, (len(_AGES), setting.beams * setting.azimuths))
-  points, seen, box = jax.vmap(sweep)(ages, jax.random.uniform(phase_key, ages.shape), noise)
+  points, seen, box = jax.vmap(sweep)(ages, draws[:, rays], _normal(draws[:, :rays]))
   returns = (box[0][:, None] == jnp.arange(len(boxes))).sum(0)
   return points.reshape(-1, 5), seen.reshape(-1), returns
 
@@ -275,15 +282,15 @@ def _pixel_rays(setting: Surround) -> tuple[np.ndarray, np.ndarray]:
 
 def _images(setting: Surround, boxes: jax.Array, labels: jax.Array, present: jax.Array, key: jax.Array) -> jax.Array:
   """[6, height, width, 3] BGR."""
-  light_key, noise_key = jax.random.split(key)
   origin, direction = _pixel_rays(setting)
+  draws = jax.random.uniform(key, (len(origin) + len(boxes), 1))
   hits = cast(jnp.asarray(origin), jnp.asarray(direction), boxes, present)
-  light = jax.random.uniform(light_key, (len(boxes), 1), minval=0.8, maxval=1.15)
+  light = 0.8 + 0.35 * draws[len(origin) :]
   colour = (jnp.asarray(COLOURS, jnp.float32)[labels] * light)[hits.box]
   colour = jnp.where(_painted(hits)[:, None], jnp.asarray(PAINT, jnp.float32), colour)
   colour *= jnp.asarray(_FACE_SHADE)[hits.face][:, None]
   road = 70 + 60 * jnp.exp(-hits.distance / 8)[:, None]
   sky = jnp.array([200.0, 170.0, 150.0])
   colour = jnp.where((hits.box >= 0)[:, None], colour, jnp.where((hits.distance < _FAR)[:, None], road, sky))
-  colour += 4 * jax.random.normal(noise_key, colour.shape)
+  colour += 4 * _normal(draws[: len(origin)])
   return jnp.clip(colour, 0, 255).reshape(len(CAMERAS), setting.height, setting.width, 3)

@@ -214,8 +214,9 @@ def test_published_recipe_has_steps_that_fit_its_batches(folder, monkeypatch):
   batch = stage.batch(0)
   assert stage.steps == 2 * (stage.batch.num_examples // 2)
   state = jax.eval_shape(stage.init, jax.random.key(0), batch, {})
-  new, metrics = jax.eval_shape(stage.step, state, batch, jax.random.key(0))
+  program, (new, metrics) = jax.make_jaxpr(stage.step, return_shape=True)(state, batch, jax.random.key(0))
   assert new == state
+  assert 'scan' in str(program) and 'callback' not in str(program)  # matching too is inside
   assert {'loss', 'dropped_points', 'dropped_boxes', 'lost_voxels'} <= set(metrics)
   (evaluation,) = stage.evaluations
   assert evaluation.name == 'lidar_only_zero'
@@ -303,6 +304,7 @@ def test_unknown_settings_are_named(change, message):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
+    ({'data.dir': ''}, 'nuScenes needs --config.data.dir=FOLDER'),
     ({'model.name': 'cmt_r51'}, "config.model.name='cmt_r51' is not known"),
     ({'test.sensors': ('lidar_only',)}, "config.test.sensors holds 'lidar_only'"),
   ],
