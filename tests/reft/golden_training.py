@@ -61,9 +61,10 @@ def matcher(data: dict, meta: dict) -> Iterable[Check]:
   logits = jnp.stack([data[f'input/logits/{layer}'] for layer in layers])
   masks = jnp.stack([data[f'input/masks/{layer}'] for layer in layers])
   all_points = []
+  assign = jax.jit(functools.partial(losses.match_layer, weights=weights))
   for index, layer in enumerate(layers):
     at = jnp.concatenate([jnp.asarray(data[f'points/match/{layer}/img{i}']) for i in range(count)])
-    matches = jax.jit(functools.partial(losses.match_layer, weights=weights))(logits[index], masks[index], targets, at)
+    matches = assign(logits[index], masks[index], targets, at)
     order = [matched_order(matches, image) for image in range(count)]
     for image in range(count):
       pairs = np.stack([np.asarray(matches.query[image])[order[image]], order[image]])
@@ -120,6 +121,8 @@ def _train_steps(data: dict, meta: dict) -> Iterable[Check]:
   # Recorded layers are the last one, then the others from the first on.
   order_of = [*range(1, cfg['dec'] + 1), 0]
 
+  assign = jax.jit(losses.match_layer)
+
   @jax.jit
   def forward(params, images):
     found = net.apply({'params': params, **frozen}, images)
@@ -146,7 +149,7 @@ def _train_steps(data: dict, meta: dict) -> Iterable[Check]:
     for index in range(cfg['dec'] + 1):
       layer = layers[order_of[index]]
       at = jnp.concatenate([jnp.asarray(part[f'points/match/{layer}/img{i}']) for i in range(count)])
-      matches = losses.match_layer(logits[index], masks[index], targets, at)
+      matches = assign(logits[index], masks[index], targets, at)
       order = [matched_order(matches, image) for image in range(count)]
       collected.append(recorded_points(part, '', layer, targets, order))
     points = jax.tree.map(lambda *x: jnp.stack(x), *collected)

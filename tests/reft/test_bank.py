@@ -1,5 +1,7 @@
 """The bank of support: adding classes, saving, joining, and launch/support_bank.py on files."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,11 @@ from launch import support_bank
 
 @pytest.fixture(scope='module')
 def network():
-  return experiment.load_model('')
+  """Untrained and smaller than the package's, which takes as long to compile as all of these tests."""
+  model = reft.mini_reft(layers=1, convolutions=1)
+  packaged = experiment.load_model('')
+  params = jax.jit(functools.partial(experiment._initial, model))(jax.random.key(0))
+  return packaged._replace(model=model, variables={'params': params})
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +103,8 @@ def run(**values):
     support_bank.main()
 
 
-def test_a_class_from_files_is_found_in_another_image(tmp_path, capsys):
+def test_a_class_from_files_is_found_in_another_image(tmp_path, capsys, network, monkeypatch):
+  monkeypatch.setattr(experiment, 'load_model', lambda workdir: network)
   scenes = fewshapes.shots(6, 3)
   for i in range(3):
     Image.fromarray(np.uint8(255 * scenes.images[9 + 12 * i])).save(tmp_path / f'{i}.png')

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxpapers import reft
-from jaxpapers.reft.model import RefT
+from jaxpapers.reft.model import RefT, Switches
+from jaxpapers.reft.references import FeatureReference
 from tests.reft import small
 
 
@@ -65,26 +66,78 @@ def test_published_sizes():
   assert numbers(added['params']['feature_reference0']) == 264_448
 
 
-def test_starts_as_mask2former():
-  model = small.reft(support_classifier=False)
-  variables = initial(model)
+PLACES = 8
+
+
+def placed(images, masks, classes, garbage=0):
+  """Examples in the first of eight places, noise in the others: one shape, so that one program serves all tests."""
+  noise = small.examples(PLACES, seed=50 + garbage)
+  count = len(images)
+  kept = (jnp.concatenate([x, n[count:]]) for x, n in zip((images, masks), noise, strict=False))
+  return *kept, jnp.concatenate([classes, jnp.full(PLACES - count, -1, jnp.int32)])
+
+
+def test_starts_as_mask2former(supported):
+  """Queries and masks of the untouched network, whatever the support; classes are read from the queries."""
+  model, variables, run = supported
   images = small.examples(2, seed=3)[0]
   base = {name: part['base'] for name, part in variables.items()}
-  plain = jax.jit(model.base.apply)(base, images)
+
+  @jax.jit
+  def plain(base, images):
+    nothing = jnp.zeros((small.CLASSES, 8)), jnp.zeros(small.CLASSES, bool)
+    return model.base.apply(base, images, *nothing)
+
+  want = plain(base, images)
   for count in (1, 4):
-    found = forward(model)(variables, small.examples(count), images)
+    found = run(variables, placed(*small.examples(count)), images)
     # Two programs: the same operations, fused differently.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, plain)
+    np.testing.assert_allclose(found.queries, want.queries, atol=1e-4)
+    np.testing.assert_allclose(found.masks, want.masks, atol=1e-4)
+
+
+@pytest.fixture(scope='module')
+def episode(supported):
+  """Compiled (variables, examples, images, three switches) -> predictions in one pass."""
+  model = supported[0]
+
+  @jax.jit
+  def run(variables, examples, images, on):
+    return model.apply(variables, images, examples, switches=Switches(*on), method='episode')[0]
+
+  return lambda variables, examples, images, on: run(variables, examples, images, jnp.asarray(on, jnp.float32))
+
+
+def test_switched_off_parameters_of_references_do_not_matter(supported, episode):
+  _, variables, _ = supported
+  variables = shaken(variables)
+  images, examples = small.examples(2, seed=5)[0], placed(*small.examples(4))
+  off = episode(variables, examples, images, (0, 0, 0))
+  moved = jax.tree_util.tree_map_with_path(lambda path, x: x + 1.0 if 'reference' in str(path[1]) else x, variables)
+  jax.tree.map(np.testing.assert_array_equal, episode(moved, examples, images, (0, 0, 0)), off)
+  for switches in np.eye(3):
+    on = episode(variables, examples, images, switches)
+    assert not np.allclose(on.logits[-1], off.logits[-1], atol=1e-3)
+
+
+def test_one_pass_equals_support_then_prediction(supported, episode):
+  _, variables, run = supported
+  variables = shaken(variables)
+  images, examples = small.examples(2, seed=5)[0], placed(*small.examples(4))
+  want = run(variables, examples, images)
+  got = episode(variables, examples, images, (1, 1, 1))
+  np.testing.assert_allclose(got.logits, want.logits, atol=1e-4)
+  np.testing.assert_allclose(got.masks, want.masks, atol=1e-3)
 
 
 def test_order_and_repetition_of_the_support_do_not_matter(supported):
-  model, variables, run = supported
+  _, variables, run = supported
   variables = shaken(variables)
   images, masks, classes = small.examples(4)
   queries = small.examples(2, seed=5)[0]
-  want = run(variables, (images, masks, classes), queries)
+  want = run(variables, placed(images, masks, classes), queries)
   order = np.asarray([2, 0, 3, 1])
-  shuffled = run(variables, (images[order], masks[order], classes[order]), queries)
+  shuffled = run(variables, placed(images[order], masks[order], classes[order]), queries)
   twice = run(variables, tuple(jnp.concatenate([x, x]) for x in (images, masks, classes)), queries)
   for got in (shuffled, twice):
     np.testing.assert_allclose(got.logits, want.logits, atol=1e-4)
@@ -92,13 +145,39 @@ def test_order_and_repetition_of_the_support_do_not_matter(supported):
 
 
 def test_padding_examples_are_not_seen(supported):
-  model, variables, run = supported
+  _, variables, run = supported
   variables = shaken(variables)
-  images, masks, classes = small.examples(4)
   queries = small.examples(2, seed=5)[0]
-  want = run(variables, (images[:2], masks[:2], classes[:2]), queries)
-  got = run(variables, (images, masks, jnp.where(jnp.arange(4) < 2, classes, -1)), queries)
-  np.testing.assert_allclose(got.logits, want.logits, atol=1e-4)
+  want, got = (run(variables, placed(*small.examples(2), garbage=g), queries) for g in (0, 1))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_permuting_the_classes_permutes_the_logits_alone(supported):
+  _, variables, run = supported
+  variables = shaken(variables)
+  images, masks, classes = placed(*small.examples(2))
+  queries = small.examples(2, seed=5)[0]
+  want = run(variables, (images, masks, classes), queries)
+  order = np.asarray([2, 0, 1])
+  head = variables['params']['base']['decoder']['classifier']
+  weight = head['weight'].at[order].set(head['weight'][:3])
+  moved = jax.tree.map(lambda x: x, variables)
+  moved['params']['base']['decoder']['classifier'] = {**head, 'weight': weight}
+  got = run(moved, (images, masks, jnp.where(classes >= 0, jnp.asarray(order)[classes], -1)), queries)
+  np.testing.assert_allclose(got.logits[..., order], want.logits[..., :3], atol=1e-4)
+  np.testing.assert_allclose(got.logits[..., 3], want.logits[..., 3], atol=1e-4)
+  np.testing.assert_allclose(got.masks, want.masks, atol=1e-3)
+
+
+def test_an_absent_class_gets_no_attention():
+  module = FeatureReference(2)
+  tokens, centers = jax.random.normal(jax.random.key(1), (1, 6, 8)), jax.random.normal(jax.random.key(2), (3, 8))
+  present = jnp.asarray([True, False, True])
+  variables = shaken(module.init(jax.random.key(0), tokens, centers, present))
+  run = jax.jit(module.apply)
+  want = run(variables, tokens, centers, present)
+  np.testing.assert_array_equal(run(variables, tokens, centers.at[1].set(99.0), present), want)
+  assert not np.allclose(run(variables, tokens, centers.at[0].set(99.0), present), want)
 
 
 def test_absent_class_keeps_its_free_row(supported):
