@@ -231,6 +231,12 @@ def _incremental(page: Any, rows: Sequence[Row], every: Sequence[Row]) -> None:
   )
   found = {row.name: row for row in rows}
   before = [r.base.mean() for r in every if (r.stage, r.name) == ('untrained', 'baseline')]
+  if {'all_trained', 'frozen'} <= found.keys() and before:
+    lost = [before[-1] - found[name].base.mean() for name in ('all_trained', 'frozen')]
+    page.text(
+      f"Training everything on the novel classes costs {lost[0]:.1f} of the base model's {before[-1]:.1f} bAP; "
+      f'freezing all but input projections, references and new rows costs {lost[1]:.1f}.'
+    )
   if {'frozen', 'class_enhanced'} <= found.keys() and before:
     lost = {name: before[-1] - found[name].base.mean() for name in ('frozen', 'class_enhanced')}
     gain = found['class_enhanced'].novel.mean() - found['frozen'].novel.mean()

@@ -1,12 +1,15 @@
 """The COCO recipes on a toy set: every stage fits its batches, without compiling; what it refuses."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import reft as settings
 from jaxpapers.engine.errors import UserError
-from jaxpapers.reft import coco_sets, experiment, splits
+from jaxpapers.reft import coco_experiment, coco_sets, experiment, splits
 from tests.reft import toy_coco
 
 CATS = ((3, 5), (3,), (5, 9), (9, 3), (5, 5), (9,))
@@ -66,6 +69,22 @@ def test_settings_choose_stages_steps_and_classes(toy):
   config.model.update({'first_reference': False, 'second_reference': False})
   names = [(stage.name, stage.steps) for stage in experiment.experiment(config).stages]
   assert names == [('base', 2), ('few_shot', 500), ('support', 1)]
+
+
+def test_new_classes_start_with_rows_of_their_own():
+  """What a classifier of all classes may know of them is forgotten; the others stay."""
+  rows = jnp.asarray([False, True, False, False])
+  old = {'class_embed': {'kernel': jnp.ones((5, 4)), 'bias': jnp.ones(4)}}
+  new = {'class_embed': {'kernel': jax.random.normal(jax.random.key(0), (5, 4)), 'bias': jnp.zeros(4)}}
+  pick = functools.partial(coco_experiment._fresh_rows, rows, False)
+  made = jax.tree_util.tree_map_with_path(pick, old, new)['class_embed']
+  np.testing.assert_array_equal(made['bias'], [1, 0, 1, 1])
+  np.testing.assert_array_equal(np.delete(made['kernel'], 1, axis=1), 1.0)
+  assert 0 < np.abs(made['kernel'][:, 1]).max() < 0.1
+  head, pick = {'weight': jnp.ones((4, 5)), 'bias': jnp.ones(5)}, functools.partial(pick.func, rows, True)
+  made = jax.tree_util.tree_map_with_path(pick, head, head)
+  np.testing.assert_array_equal(made['weight'].sum(axis=1), [5, 0, 5, 5])
+  np.testing.assert_array_equal(made['bias'], 1.0)
 
 
 def test_settings_that_do_not_fit_the_annotations(toy):
