@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import cmt as settings
-from jaxpapers.cmt import experiment, nuscenes_experiment, report, scenes, small, steps
+from jaxpapers.cmt import experiment, nuscenes_experiment, official, report, scenes, small, steps
 from jaxpapers.cmt.data import Switch
 from jaxpapers.cmt.metrics import CLASSES
 from jaxpapers.cmt.nuscenes import NuScenes
@@ -314,6 +314,21 @@ def test_unknown_recipes_are_named(folder, change, message):
   config.update_from_flattened_dict(change)
   with pytest.raises(UserError, match=message):
     experiment.experiment(config)
+
+
+def test_weights_of_a_whole_model_or_of_its_image_network_are_imported(monkeypatch):
+  monkeypatch.setattr(nuscenes_experiment, 'build_model', lambda config: small_model())
+  config = settings.get_config('nuscenes_r50')
+  config.model.released = True
+  variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), official.template(small_model()))
+  state = official.export_official(variables)
+  found = experiment.import_variables(config, state)
+  jax.tree.map(np.testing.assert_array_equal, found, variables)
+  images = {name: array for name, array in state.items() if name.startswith('img_backbone.')}
+  found = experiment.import_variables(config, images)
+  assert set(found['params']) == {'camera'} and set(found['params']['camera']) == {'backbone'}
+  with pytest.raises(UserError, match='conv9.weight is unexpected'):
+    experiment.import_variables(config, {**images, 'img_backbone.conv9.weight': np.zeros(3)})
 
 
 def test_released_weights_need_their_layout_and_a_published_variant():
