@@ -41,6 +41,18 @@ def test_some_base_images_hide_a_novel_object(monkeypatch):
   assert changed.sum() > 50  # an object more, told by no mask
 
 
+def test_later_objects_find_a_place_and_are_hardly_cut(monkeypatch):
+  monkeypatch.setattr(fewshapes, '_one_or_two', lambda rng, n, classes: rng.choice(classes, (n, 2)))
+  scenes = fewshapes.base_set(0, 200)
+  assert np.mean(scenes.classes[:, 1] >= 0) > 0.97
+  areas = scenes.masks.sum(axis=(2, 3))
+  # The smallest outline, a bar of radius 8, has 73 pixels; up to 5 in 100 may be hidden.
+  assert areas[scenes.classes >= 0].min() > 60
+  monkeypatch.setattr(fewshapes, '_OVERLAP', 1.1)
+  covered = fewshapes.base_set(0, 200)
+  assert covered.masks.sum(axis=(2, 3))[covered.classes >= 0].min() < 40
+
+
 def test_test_set_has_all_classes():
   scenes = fewshapes.test_set(0, 300)
   assert np.bincount(scenes.classes[scenes.classes >= 0], minlength=12).min() >= 20
