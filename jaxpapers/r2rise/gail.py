@@ -162,7 +162,7 @@ def _solve(hessian: Any, gradient: Any, steps: int) -> Any:
   singular where few features were seen, and going on would divide by its zeros.
   """
   rounding = 100 * float(jnp.finfo(jax.tree.leaves(gradient)[0].dtype).eps)
-  # The compiler must not see that these are zeros: features @ (a constant matrix) is garbage on CPU, jaxlib 0.10 to 0.12.
+  # Zeros hidden from the compiler: features @ (a constant matrix), fused for CPU, is garbage in jaxlib 0.10 to 0.12.
   start = _scaled(gradient, jnp.zeros(()))
   solution = cg(hessian, gradient, x0=start, tol=rounding, atol=1e-5, maxiter=steps)[0]
   finite = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(solution)]))
