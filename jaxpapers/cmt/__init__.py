@@ -13,7 +13,6 @@ synthetic surround scenes to learn on without any data. Either sensor may be mis
 import importlib
 
 _WHERE = {
-  'cross_attention': 'attention_maps',
   'corners': 'boxes',
   'overlap_from_above': 'boxes',
   'points_in_boxes': 'boxes',

@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxpapers.cmt import figures, scenes
-from jaxpapers.cmt.attention_maps import cross_attention
 from jaxpapers.cmt.metrics import CLASSES, ERRORS, Scores
 from jaxpapers.cmt.sensor_evaluation import SensorEvaluation, look_alikes
 from jaxpapers.cmt.steps import Detector
@@ -251,7 +250,7 @@ def _look_alikes(page: Any, test: SensorEvaluation) -> None:
 
 
 class _Looked(NamedTuple):
-  """Some scenes as a batch; last-layer attention [heads, queries, tokens], logits [queries, classes] and references
+  """Some scenes as a batch; attention [layers, queries, tokens], last logits [queries, classes] and references
   [queries, 3] of the first.
   """
 
@@ -265,9 +264,9 @@ def _look(detector: Detector, render: Callable, variables: Any, numbers: jax.Arr
   """All that the pictures need, as one program."""
   batch = render({'scene': numbers})
   one = {name: value[:1] for name, value in batch.items()}
-  weights = cross_attention(detector.model, variables, detector.arguments(one))[-1, 0]
-  output = detector.apply(variables, one).head
-  return _Looked(batch, weights, output.tasks[0]['cls_logits'][-1, 0], output.references[0])
+  output, kept = detector.apply(variables, one, mutable=['intermediates'])
+  (weights,) = kept['intermediates']['head']['decoder']['layers']['cross_attention_weights']
+  return _Looked(batch, weights[:, 0], output.head.tasks[0]['cls_logits'][-1, 0], output.head.references[0])
 
 
 def _attention(
@@ -278,7 +277,7 @@ def _attention(
   cameras, height, width = len(scenes.CAMERAS), setting.height // 8, setting.width // 8
   pillars = (np.asarray(setting.pc_range[3:5]) - np.asarray(setting.pc_range[:2])) / pillar_size
   columns, rows = (int(np.ceil(round(n) / 2)) for n in pillars)
-  mine, cells = looked.weights[:, query].mean(0), rows * columns
+  mine, cells = looked.weights[-1, query], rows * columns
   from_lidar, from_cameras = mine[:cells].reshape(rows, columns), mine[cells:].reshape(cameras, height, width)
   low, high = np.asarray(setting.pc_range[:2]), np.asarray(setting.pc_range[3:5])
   reference = looked.references[query, :2] * (high - low) + low
@@ -299,7 +298,7 @@ def _attention(
   )
   plt.close(figure)
   shares = [[k + 1, float(share)] for k, share in enumerate(looked.weights[..., :cells].sum(-1).mean(1))]
-  page.table(['head', 'attention to LiDAR'], shares, 'Last layer, mean over the queries of that scene.')
+  page.table(['layer', 'attention to LiDAR'], shares, 'Mean over heads, and over the queries of that scene.')
 
 
 def _references(page: Any, states: Mapping[str, Any], setting: scenes.Surround) -> None:
