@@ -18,7 +18,7 @@ from jaxpapers.reft import inference, shapes_batches
 from jaxpapers.reft.fewshapes import NAMES, Scenes
 from jaxpapers.reft.incremental import Distillation, incremental_loss, trained_parts
 from jaxpapers.reft.model import RefT, Support, Switches
-from jaxpapers.reft.training import Loss, episode_loss
+from jaxpapers.reft.training import Loss, episode_loss, without_inactive
 
 CLASSES = len(NAMES)
 
@@ -222,6 +222,9 @@ def evaluate_lanes(model: RefT, lanes: Lanes) -> Callable:
   """
   images, masks, classes = (np.stack(x) for x in zip(*lanes.sets, strict=True))
   settings = lanes.settings()
+  # FSIS knows the novel classes alone.
+  active = active_classes(lanes.support_classes)
+  classes = np.where(np.isin(classes, lanes.support_classes), classes, -1)
   which = np.asarray([lane.seed for lane in lanes.lanes], np.int32)
   shots = np.asarray([lane.shots for lane in lanes.lanes], np.int32)
 
@@ -233,7 +236,7 @@ def evaluate_lanes(model: RefT, lanes: Lanes) -> Callable:
       switches = Switches(lane.first, lane.second, lane.rows)
       found = model.apply({'params': params}, shapes_batches.normalise(batch['images']), support, switches=switches)
       size = batch['images'].shape[1:3]
-      told = inference.query_masks(found.logits[-1], found.masks[-1], size)
+      told = inference.query_masks(without_inactive(found.logits[-1], active), found.masks[-1], size)
       return told.scores, inference.mask_ious(told.masks, batch['masks'])
 
     scores, ious = jax.lax.map(one, (state.params, Variant(*settings), jnp.asarray(shots), jnp.asarray(which)))

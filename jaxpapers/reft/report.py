@@ -130,6 +130,11 @@ def _table(page: Any, rows: Sequence[Row], sets: int) -> None:
   header = ['variant', *(f'{kind}, K={k}' for k in shots for kind in ('nAP', 'bAP', 'AP'))]
   note = f'Mask AP x 100; {sets} K-shot set{"s, mean and 95% interval" if sets > 1 else ""}; one base model.'
   page.table(header, lines, note)
+  if 1 in shots:
+    page.text(
+      'With K=1 the support object of a training step is the query object itself under another augmentation, so that '
+      'its training loss is optimistic.'
+    )
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
