@@ -3,45 +3,43 @@
 `launch/benchmark.py` runs it after the stages of the config. All timings of a ratio are of one run on one machine.
 """
 
-from collections.abc import Callable
+import functools
 
 import jax
 import numpy as np
 
 from jaxpapers.cmt import metrics
-from jaxpapers.cmt.decoder import Decoder
+from jaxpapers.cmt.attention import attention
 from jaxpapers.engine.measure import Measurement, measure, median_seconds
 
 
 def programs(repeats: int) -> tuple[list[Measurement], list[str]]:
   """Measurements, and lines that state their ratios."""
-  parts = [decoders(min(repeats, 3)), scores(repeats)]
+  parts = [attentions(repeats), scores(repeats)]
   return [row for rows, _ in parts for row in rows], [line for _, lines in parts for line in lines]
 
 
-def decoders(
-  repeats: int, queries: int = 900, tokens: int = 22_384, width: int = 256, layers: int = 6
+def attentions(
+  repeats: int, queries: int = 900, tokens: int = 22_384, heads: int = 8, depth: int = 32
 ) -> tuple[list[Measurement], list[str]]:
-  """The decoder of CMT-R50 over all tokens of a scene, with both ways of cross-attention."""
+  """Cross-attention of a layer of CMT-R50 over all tokens of a scene, with both ways and JAX's own."""
   keys = jax.random.split(jax.random.key(0), 3)
-  shapes = ((1, queries, width), (1, tokens, width), (1, tokens, width))
-  arguments = tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
-  ways = {'by blocks': Decoder(layers), 'scores written out': Decoder(layers, block=None)}
-  variables = jax.jit(ways['by blocks'].init)(jax.random.key(1), *(x[:, :8] for x in arguments))
-  rows = [
-    measure(f'decoder, {name}', _forward(decoder), (variables, *arguments), 1, repeats)
-    for name, decoder in ways.items()
-  ]
-  blocks, whole = rows
+  arguments = tuple(
+    jax.random.normal(key, (1, count, heads, depth)) for key, count in zip(keys, (queries, tokens, tokens), strict=True)
+  )
+  ways = {
+    'attention by blocks': attention,
+    'attention, whole scores': functools.partial(attention, block=None),
+    "attention, jax.nn's": jax.nn.dot_product_attention,
+  }
+  rows = [measure(name, way, arguments, 1, repeats) for name, way in ways.items()]
+  blocks, whole, usual = rows
   line = (
-    f'decoder of {queries} queries and {tokens} tokens: by blocks {whole.seconds / blocks.seconds:.2f} times as fast '
-    f'and {blocks.memory / whole.memory:.2f} of the memory of written-out scores'
+    f'attention of {queries} queries to {tokens} tokens: by blocks {whole.seconds / blocks.seconds:.2f} times as fast '
+    f'as with whole scores and {usual.seconds / blocks.seconds:.2f} times as jax.nn.dot_product_attention, in '
+    f'{blocks.memory / whole.memory:.2f} and {blocks.memory / usual.memory:.2f} of their memory'
   )
   return rows, [line]
-
-
-def _forward(decoder: Decoder) -> Callable:
-  return lambda variables, *arguments: decoder.apply(variables, *arguments)
 
 
 def scores(
