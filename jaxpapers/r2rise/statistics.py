@@ -80,7 +80,9 @@ def spearman_brown(r: float) -> float:
 def split_half_reliability(
   masks: np.ndarray, returns: np.ndarray, estimator: str = 'contrast', pairs: bool = False
 ) -> float:
-  """Spearman correlation of the maps of even and odd masks, corrected for length (Spearman-Brown); NaN if constant.
+  """Spearman correlation of the maps of even and odd masks, corrected for length (Spearman-Brown).
+
+  NaN if a map is constant, or a half has fewer than the two masks that a map takes.
 
   Args:
     masks: [N, ...cells].
@@ -89,6 +91,8 @@ def split_half_reliability(
     pairs: masks come in pairs that must stay together.
   """
   group = np.arange(len(returns)) // (2 if pairs else 1) % 2
+  if np.bincount(group, minlength=2).min() < 2:
+    return np.nan
   halves = [importance_map(masks[group == i], returns[group == i], estimator).value.reshape(-1) for i in (0, 1)]
   return spearman_brown(correlation(*halves))
 

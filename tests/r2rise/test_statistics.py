@@ -181,3 +181,12 @@ def test_every_estimator_ranks_clear_effects_alike():
   returns = drawn @ EFFECTS + 0.1 * rng.normal(size=600)
   for name in ESTIMATORS:
     assert np.argsort(-r2rise.importance_map(drawn, returns, name).value)[:3].tolist() == [0, 2, 5], name
+
+
+@pytest.mark.parametrize('pairs', [False, True])
+def test_reliability_needs_two_masks_in_each_half(pairs):
+  rng = np.random.default_rng(0)
+  masks, returns = rng.integers(0, 2, (8, 6)), rng.random(8)
+  found = [r2rise.split_half_reliability(masks[:n], returns[:n], pairs=pairs) for n in range(2, 9)]
+  assert np.isnan(found[:2]).all()
+  assert np.isfinite(found[-1])
