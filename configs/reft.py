@@ -3,7 +3,7 @@
 python launch/train.py --config=configs/reft.py
   FewShapes (generated, 48x48, 8 base and 4 novel outlines) from the base model in the package: rows of the ablation
   fine-tuned side by side in one program, untrained use by the support head, incremental classes with and without
-  distillation. About four processor minutes, a third of them compilation.
+  distillation. About five processor minutes, a third of them compilation.
 
 python launch/train.py --config=configs/reft.py:seeds
   The same over 5 K-shot sets. With --config.shot_sets=3, nAP / bAP / AP of all classes at K=1 and K=5: fine-tuned

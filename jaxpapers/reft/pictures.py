@@ -57,11 +57,13 @@ class _Viewer:
       self.support[title] = support(params, pool, lane.shots)
       switches = Switches(variant.first, variant.second, variant.rows)
       self.told[title], self.attention[title] = jax.device_get(look(params, normalised, self.support[title], switches))
-    self.base_support = support(context.params, pool, self.most)
+    # On the host, as the others: arrays of another kind would be compiled for again.
+    params = jax.device_get(context.params)
+    self.base_support = support(params, pool, self.most)
     encode = jax.jit(lambda params, x: model.base.apply({'params': params['base']}, x, method='encode'))
     known = np.linspace(0, len(NAMES) - 1, len(self.picked)).astype(int)
-    self.known, self.levels = known, encode(context.params, normalised).levels
-    self.known_levels = encode(context.params, shapes_batches.normalise(jnp.asarray(self.set.images[known]))).levels
+    self.known, self.levels = known, encode(params, normalised).levels
+    self.known_levels = encode(params, shapes_batches.normalise(jnp.asarray(self.set.images[known]))).levels
 
 
 def _chosen(context: Any) -> dict[str, tuple[Any, Any, Any]]:
@@ -74,11 +76,11 @@ def _chosen(context: Any) -> dict[str, tuple[Any, Any, Any]]:
     most = max(lane.shots for lane in table.lanes)
     for index, lane in enumerate(table.lanes):
       if lane.shots == most and lane.seed == 0 and lane.name in ('baseline', 'both', 'support', 'support_both'):
-        params = jax.tree.map(lambda x, i=index: x[i], context.states[stage].params)
+        params = jax.tree.map(lambda x, i=index: np.asarray(x[i]), context.states[stage].params)
         chosen[f'{title}: {lane.name.replace("_", " + ")}'] = (lane, table.variants[lane.name], params)
   if not chosen:
     name, table = next(iter(context.tables.items()))
-    params = jax.tree.map(lambda x: x[0], context.states[name].params)
+    params = jax.tree.map(lambda x: np.asarray(x[0]), context.states[name].params)
     lane = table.lanes[0]
     chosen[lane.name.replace('_', ' ')] = (lane, table.variants[lane.name], params)
   return chosen
