@@ -94,6 +94,7 @@ def get_config(name: str = 'default') -> ml_collections.ConfigDict:
       'few_shot_steps': 0,
       'feature_weight': 0.1,
       'class_weight': 2.0,
+      'center_shots': 2,  # ifsis: base objects of each class whose features are kept for distillation
       'support_batch': 8,
       'test_batch': 8,
       'test_canvas': 1344,

@@ -35,6 +35,8 @@ from jaxpapers.reft.optimizer import mask2former_optimizer
 from jaxpapers.reft.pixel_decoder import PixelDecoder
 from jaxpapers.reft.transformer import TransformerDecoder
 
+_CENTER_SIDE = 256
+
 
 def network(options: ml_collections.ConfigDict, classes: int) -> RefT:
   """The network of `config.model`."""
@@ -222,16 +224,19 @@ class _Coco:
     incremental = name == 'incremental'
     if incremental:
       optimizer = optax.chain(optimizer, optax.stateless(self._only_trained))
+      # All that is kept of the base data. Small images: they become constants of the program that initialises.
+      known = [c for c in self.base if np.any(self.sets.base.objects.label == c)]
+      side = min(config.data.size, _CENTER_SIDE)
+      centers = coco_data.support_set(self.sets.base, options.center_shots, known, side)
 
     def init(key, batch, earlier):
       variables = self._start(key, given(earlier), whole, few)
       params = variables.pop('params')
       kept = dict(variables)
       if incremental:
-        made = _support(batch)
-        kept['teacher'] = teacher_of(
-          self.model, {'params': params, **variables}, made['images'], made['masks'], made['classes'], self.base
-        )
+        images = support_cache.masked(normalise(centers.images), jnp.asarray(centers.covered))
+        masks, classes = jnp.asarray(centers.masks, jnp.float32), jnp.asarray(centers.classes)
+        kept['teacher'] = teacher_of(self.model, {'params': params, **variables}, images, masks, classes, self.base)
       return training.fresh_state(params, optimizer, kept)
 
     def objective(variables, batch, key):

@@ -75,8 +75,14 @@ def teacher_of(
     {'variables': ..., 'centers': per level [base classes, width]}.
   """
   parts = {name: tree['base'] for name, tree in variables.items()}
-  pyramid = model.base.apply(parts, images, method='encode')
-  centers = [per_class(support_centers(x, masks), classes, model.classes)[0] for x in pyramid.projected]
+
+  def center(example):
+    image, mask = example
+    pyramid = model.base.apply(parts, image[None], method='encode')
+    return [support_centers(x, mask[None])[0] for x in pyramid.projected]
+
+  # One after the other: a batch of all would need the memory of a training step.
+  centers = [per_class(x, classes, model.classes)[0] for x in jax.lax.map(center, (images, masks))]
   return {'variables': dict(variables), 'centers': tuple(x[jnp.asarray(base)] for x in centers)}
 
 
