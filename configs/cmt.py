@@ -63,7 +63,7 @@ def _scenes(config):
       'groups': 5,  # of denoising queries
       'heading': 1.0,  # weight of the heading's entries in cost and loss
       'start': 'local',  # local, scaled: both sensors are looked at from the start; published
-      'score': 15.0,  # of a query with a token at its own place, before the softmax, in a local start
+      'score': 20.0,  # of a query with a token at its own place, before the softmax, in a local start
       'network': {
         'cell': 0.5,
         'width': 64,
@@ -76,7 +76,7 @@ def _scenes(config):
       },
     }
   )
-  config.train = ml_collections.ConfigDict({'steps': 1000, 'batch_size': 8})
+  config.train = ml_collections.ConfigDict({'steps': 900, 'batch_size': 8})
   config.optimizer = ml_collections.ConfigDict(
     {'learning_rate': 1.5e-3, 'rising': 0.3, 'weight_decay': 0.01, 'clip_norm': 35.0}
   )

@@ -79,7 +79,7 @@ def local_start(
   frequencies: tuple[float, float],
   bev_reach: float = 1.5,
   ray_reach: float = 0.3,
-  score: float = 15.0,
+  score: float = 20.0,
 ) -> dict[str, Any]:
   """Parameters of a `Head` with embeddings and cross-attention that start local.
 
