@@ -6,12 +6,11 @@ from tests import golden
 from tests.cmt import golden_adapter
 
 FOLDER = golden.default_folder('cmt')
-SLOW = ('full_',)  # minutes and gigabytes: `python -m tests.golden cmt` runs them
 CASES = golden.cases(FOLDER, golden_adapter) if FOLDER.is_dir() else []
 
 
 @pytest.mark.skipif(not CASES, reason=f'{FOLDER} is absent')
-@pytest.mark.parametrize('path', [p for p in CASES if not p.name.startswith(SLOW)], ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', CASES, ids=lambda path: path.stem)
 def test_reference(path):
   results = golden.run_case(path, golden_adapter)
   assert all(result.ok for result in results), [result for result in results if not result.ok]
