@@ -1,0 +1,88 @@
+"""The documentation: its examples run, the commands it names exist, and every room has its pages."""
+
+import ast
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / 'docs' / 'pages'
+SHARED = {'engine', 'data', 'layers', 'ops'}
+ROOMS = sorted(p.name for p in (ROOT / 'jaxpapers').iterdir() if (p / '__init__.py').exists() and p.name not in SHARED)
+TEXTS = [ROOT / 'README.md', *sorted(PAGES.rglob('*.md'))]
+COMMAND = re.compile(r'launch/train\.py --config=configs/(\w+)\.py(?::(\w+))?([^\n`|;]*)')
+BLOCKS = [
+  pytest.param(path, text, id=f'{path.relative_to(PAGES)}:{number}')
+  for path in sorted(PAGES.rglob('*.md'))
+  for number, text in enumerate(re.findall(r'^```python\n(.*?)^```$', path.read_text(), re.MULTILINE | re.DOTALL))
+]
+PARTS = (
+  'Idea',
+  'Equations',
+  'Import',
+  'Run',
+  'Measured here',
+  'Differences from the official code',
+)
+
+
+@pytest.mark.parametrize(('path', 'text'), BLOCKS)
+def test_examples_run(path, text, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  exec(compile(text, str(path), 'exec'), {'__name__': 'example'})
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_every_room_has_its_pages(room):
+  page = (PAGES / 'methods' / f'{room}.md').read_text()
+  assert re.findall(r'^## (.*)$', page, re.MULTILINE) == list(PARTS)
+  assert '```python' in page
+  assert (PAGES / 'api' / f'{room}.md').exists()
+  navigation = (ROOT / 'docs' / 'mkdocs.yml').read_text()
+  assert f'methods/{room}.md' in navigation and f'api/{room}.md' in navigation
+
+
+def test_named_configs_and_programs_exist():
+  named = {found for path in TEXTS for found in re.findall(r'configs/(\w+)\.py(?::(\w+))?', path.read_text())}
+  assert {room for room, _ in named} >= set(ROOMS)
+  for room, variant in sorted(named - {('mine', ''), ('mine', 'test')}):
+    importlib.import_module(f'configs.{room}').get_config(variant or 'default')
+  for path in TEXTS:
+    for program in re.findall(r'python (?:-m )?([\w./]+)', path.read_text()):
+      file = program if '/' in program else program.replace('.', '/') + '.py'
+      if program.startswith(('launch/', 'docs/', 'jaxpapers.', 'tests.')):
+        assert (ROOT / file).exists(), f'{path.name} names {program}'
+
+
+def test_named_settings_exist():
+  for path in TEXTS:
+    for room, variant, rest in COMMAND.findall(path.read_text()):
+      if room == 'mine':
+        continue
+      config = importlib.import_module(f'configs.{room}').get_config(variant or 'default')
+      for key in re.findall(r'--config\.([\w.]+)=', rest):
+        value = config
+        for name in key.split('.'):
+          assert name in value, f'{path.name}: configs/{room}.py:{variant} has no {key}'
+          value = value[name]
+
+
+@pytest.mark.parametrize('room', [*ROOMS, 'engine'])
+def test_reference_names_exist(room):
+  """Every public name has a definition where the reference looks for it."""
+  specification = importlib.util.spec_from_file_location('hooks', ROOT / 'docs' / 'hooks.py')
+  hooks = importlib.util.module_from_spec(specification)
+  specification.loader.exec_module(hooks)
+  names = hooks.public_names(f'jaxpapers.{room}')
+  assert set(names) == set(getattr(importlib.import_module(f'jaxpapers.{room}'), '__all__', ()))
+  for name, where in names.items():
+    module, _, attribute = where.rpartition('.')
+    tree = ast.parse((ROOT / (module.replace('.', '/') + '.py')).read_text())
+    defined = {node.name for node in tree.body if hasattr(node, 'name')}
+    for node in tree.body:
+      targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
+      defined |= {target.id for target in targets if isinstance(target, ast.Name)}
+    assert attribute in defined, f'{name} is not in {module}'
