@@ -93,6 +93,17 @@ def test_named_configs_and_programs_exist():
         assert (ROOT / file).exists(), f'{path.name} names {program}'
 
 
+@pytest.mark.parametrize('room', ROOMS)
+def test_variants_named_beside_the_commands_exist(room):
+  """Single words in backticks under "Run" are variants of the config, or programs of the room."""
+  page = (PAGES / 'methods' / f'{room}.md').read_text()
+  run = page.split('## Run\n')[1].split('\n## ')[0]
+  words = re.findall(r'`(\w+)`', re.sub(r'^```.*?^```$', '', run, flags=re.MULTILINE | re.DOTALL))
+  for word in words:
+    if not (ROOT / 'jaxpapers' / room / f'{word}.py').exists():
+      importlib.import_module(f'configs.{room}').get_config(word)
+
+
 def test_named_settings_exist():
   for path in TEXTS:
     for room, variant, rest in COMMAND.findall(path.read_text()):
