@@ -8,7 +8,6 @@ from jaxpapers.engine import scoreboard
 from jaxpapers.engine.claims import FAILS, HOLDS, UNCHECKED, Above, Below, Between, Claim, Run, interval, judge
 from jaxpapers.engine.scoreboard import Row
 
-
 POSITIVE = Above(0.0)
 
 
