@@ -140,11 +140,19 @@ def machine(plan: Plan) -> dict[str, str]:
   return {
     'processor': names[0].strip() if names else platform.machine(),
     'cores': str(cores),
+    'devices': _devices(plan.out),
     'python': platform.python_version(),
     'jax': importlib.metadata.version('jax'),
     'seeds': str(plan.seeds),
     'date': time.strftime('%Y-%m-%d'),
   }
+
+
+def _devices(out: Path) -> str:
+  """What the runs' logs say that they ran on; asking JAX here would take memory of an accelerator from the runs."""
+  logs = sorted(out.glob('runs/*/*/seed*/log.txt'))
+  found = (re.search(r' on (.+); workdir ', log.read_text()) for log in logs)
+  return ', '.join(dict.fromkeys(match[1] for match in found if match)) or 'none used'
 
 
 def _checkable(claim: Claim, slug: str, plan: Plan) -> bool:

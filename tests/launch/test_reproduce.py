@@ -34,6 +34,7 @@ class Trainer:
     self.calls.append(arguments)
     workdir = Path(next(a for a in arguments if a.startswith('--workdir=')).removeprefix('--workdir='))
     assert log.parent == workdir
+    log.write_text(f'room · default on 4 x tpu; workdir {workdir}\nloss 1.0\n')
     if self.code == 0:
       (workdir / 'report').mkdir()
       (workdir / 'report' / 'results.json').write_text(json.dumps({'gain': 1.0 + len(self.calls) / 100}))
@@ -54,6 +55,7 @@ def test_claims_share_runs_and_finished_runs_are_not_run_again(tmp_path):
   assert '--config.a.b=3' in train.calls[2] and f'--config={ROOT / "configs" / "room.py"}:other' in train.calls[2]
   assert (tmp_path / rows[0].picture).read_bytes() == b'picture'
   board = (tmp_path / 'scoreboard.json').read_text()
+  assert json.loads(board)['machine']['devices'] == '4 x tpu'
   assert str(tmp_path) not in board + (tmp_path / 'scoreboard.md').read_text()
   # A report that is gone and a run that was stopped are started again in their folders; the others are left alone.
   gone = reproduction.workdir(plan(tmp_path), 'room', OTHER, 1)
