@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from jaxpapers.engine import scoreboard
 from jaxpapers.engine.claims import Claim, Judgement, Run, judge, unchecked
-from jaxpapers.engine.errors import EXIT_DONE, PreemptedError, UserError, suggest
+from jaxpapers.engine.errors import EXIT_DONE, EXIT_PREEMPTED, PreemptedError, UserError, suggest
 from jaxpapers.engine.scoreboard import Row
 
 # What this program leaves in a workdir: exit code and seconds of all its starts.
@@ -173,13 +173,14 @@ def _carry_out(plan: Plan, slug: str, run: Run, seed: int, claims: Sequence[Clai
   ]
   if any(claim.data for claim in claims if claim.run == run):
     arguments.append(f'--config.data.dir={plan.data_dir / slug}')
-  began, before = time.monotonic(), _record(folder).get('seconds', 0.0)
+  began, before, code = time.monotonic(), _record(folder).get('seconds', 0.0), EXIT_PREEMPTED
   try:
     code = start(arguments, folder / 'log.txt')
   except KeyboardInterrupt as error:
     raise PreemptedError(f'Told to stop; the same command goes on with {slug} {run.name} seed {seed}.') from error
-  seconds = time.monotonic() - began
-  (folder / RECORD).write_text(json.dumps({'exit': code, 'seconds': before + seconds}))
+  finally:
+    seconds = time.monotonic() - began
+    (folder / RECORD).write_text(json.dumps({'exit': code, 'seconds': before + seconds}))
   return seconds, code
 
 

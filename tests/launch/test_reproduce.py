@@ -75,12 +75,14 @@ def test_a_run_that_fails_ends_neither_the_rest_nor_its_own_second_chance(tmp_pa
   assert len(train.calls) == 2 and rows[0].judgement.verdict == 'holds'
 
 
-def test_being_stopped_is_told_and_leaves_no_record(tmp_path):
+def test_being_stopped_is_told_and_the_run_goes_on_later(tmp_path):
   def stopped(arguments, log):
     raise KeyboardInterrupt
 
   with pytest.raises(PreemptedError, match='room default seed 0'):
     reproduction.reproduce(plan(tmp_path, claim('first')), stopped, quiet)
+  record = reproduction.workdir(plan(tmp_path), 'room', DEFAULT, 0) / reproduction.RECORD
+  assert json.loads(record.read_text())['exit'] == 75
   train = Trainer()
   reproduction.reproduce(plan(tmp_path, claim('first')), train, quiet)
   assert len(train.calls) == 2
