@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from jaxpapers.engine.allocator import keep_freed_memory
@@ -34,6 +34,7 @@ def config() -> ml_collections.ConfigDict:
 def main(program: Callable[[], None]) -> None:
   """Parses the command line, runs `program`, and turns a UserError into one sentence and its exit code."""
   flags.DEFINE_bool('debug', False, 'show the traceback of an error')
+  app.define_help_flags()
   debug = '--debug' in sys.argv
   try:
     _parse(sys.argv)
@@ -92,6 +93,8 @@ def _parse(argv: list[str]) -> None:
     argv = [argv[0], *given, *(a for a in argv[1:] if a not in given)]
   try:
     rest = FLAGS(argv)
+  except SystemExit:  # absl has shown its help, and calls that a failure
+    sys.exit(0)
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     raise UserError(f'{lines[-1] if lines else type(error).__name__}.'.replace('..', '.')) from error

@@ -140,8 +140,12 @@ def _open_workdir(experiment: Experiment, config: ml_collections.ConfigDict, wor
   if jax.process_index() == 0:
     try:
       path.mkdir(parents=True, exist_ok=True)
-      settings.write_text(to_json(config))
-      (path / 'stages.json').write_text(json.dumps([stage.name for stage in experiment.stages]))
+      names = json.dumps([stage.name for stage in experiment.stages])
+      # Whole or absent: another process may read them, and this one be killed, at any moment.
+      for name, text in (('config.json', to_json(config)), ('stages.json', names)):
+        part = path / f'{name}.part'
+        part.write_text(text)
+        part.replace(path / name)
     except OSError as error:
       raise UserError(f'The workdir {path} cannot be used: {error.strerror or error}.') from error
   return path

@@ -32,6 +32,13 @@ def assert_one_sentence(process, *words, code=errors.EXIT_SETTINGS):
     assert word in line, line
 
 
+@pytest.mark.parametrize('program', ['train', 'import_weights'])
+def test_help_names_the_flags(program):
+  process = launch(program, '--help')
+  assert process.returncode == 0, process.stderr
+  assert '--workdir' in process.stdout
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """A finished run of emo:test, with its baseline."""
