@@ -4,8 +4,8 @@ python launch/train.py --config=configs/cmt.py
   Synthetic surround scenes with six cameras and a LiDAR, rendered inside the step: a small CMT trained with masked
   sensors and the same one without, each tested with both sensors, without cameras, without LiDAR, with cameras lost.
   Two and a quarter minutes. mAP with both sensors, with zeroed images, with zeroed points: .59 .24 .32 with masked
-  sensors, .66 .08 .27 without (on one core, which rounds otherwise: .56 .25 .31 and .66 .07 .25). Headings and velocities
-  are not learnt in so short a run.
+  sensors, .66 .08 .27 without (on one core, which rounds otherwise: .56 .25 .31 and .66 .07 .25). Headings and
+  velocities are not learnt in so short a run.
 
 python launch/train.py --config=configs/cmt.py:longer
   The same for 5,000 steps a stage. The first stage alone at 3,500 steps: .80 .47 .45; headings still near chance.
