@@ -5,8 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from jaxpapers.drums import data, experiment, midi, notation
 from jaxpapers.drums.architecture import Architecture
@@ -14,7 +12,7 @@ from jaxpapers.drums.experiment import LoadedModel
 from jaxpapers.drums.model import Decoder
 from jaxpapers.drums.tokenizers import byte_tokenizer
 from jaxpapers.engine.errors import UserError
-from launch import compose
+from tests.launch import program
 
 
 @pytest.fixture(autouse=True)
@@ -26,17 +24,10 @@ def model(monkeypatch):
   monkeypatch.setattr(experiment, 'load_model', lambda workdir: loaded)
 
 
-def run(**values):
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['compose'])
-  with flagsaver.flagsaver(**values):
-    compose.main()
-
-
 def test_a_groove_in_and_takes_out(tmp_path, capsys):
   groove = data.records(data.bundled())['test'][0]
   settings = {'workdir': 'run', 'prompt': groove.name, 'takes': 2, 'measures': 3, 'temperature': 1.0}
-  run(**settings, out=str(tmp_path / 'a'))
+  program.call('compose', **settings, out=str(tmp_path / 'a'))
   listed = capsys.readouterr().out.split()
   assert sorted(listed) == sorted(str(path) for path in (tmp_path / 'a').iterdir()) and len(listed) == 9
   note = json.loads((tmp_path / 'a' / f'{groove.name}.json').read_text())
@@ -47,7 +38,7 @@ def test_a_groove_in_and_takes_out(tmp_path, capsys):
     np.testing.assert_array_equal(grid[:32], groove.grid[:32])
     assert len(midi.read((tmp_path / 'a' / take['midi']).read_bytes()).tick) == grid.sum()
   assert np.any(grids[0] != grids[1])
-  run(**settings, out=str(tmp_path / 'b'))
+  program.call('compose', **settings, out=str(tmp_path / 'b'))
   for path in (tmp_path / 'a').iterdir():
     assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
 
@@ -61,4 +52,4 @@ def test_what_is_missing_or_wrong_is_said(tmp_path):
     ('No groove of this package is called', known | {'prompt': 'nothing'}),
   ):
     with pytest.raises(UserError, match=words):
-      run(**values)
+      program.call('compose', **values)

@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 
 from jaxpapers import reft
 from jaxpapers.engine.errors import UserError
 from jaxpapers.reft import bank_files, experiment, fewshapes, shapes_batches
-from launch import support_bank
+from tests.launch import program
 
 
 @pytest.fixture(scope='module')
@@ -96,13 +94,6 @@ def test_what_cannot_be_added_is_said(network, shots):
     reft.SupportBank.empty(network.model).predict(network.model, network.variables, images)
 
 
-def run(**values):
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['support_bank'])
-  with flagsaver.flagsaver(**values):
-    support_bank.main()
-
-
 def test_a_class_from_files_is_found_in_another_image(tmp_path, capsys, network, monkeypatch):
   monkeypatch.setattr(experiment, 'load_model', lambda workdir: network)
   scenes = fewshapes.shots(6, 3)
@@ -111,19 +102,21 @@ def test_a_class_from_files_is_found_in_another_image(tmp_path, capsys, network,
     Image.fromarray(scenes.masks[9 + 12 * i, 0]).save(tmp_path / f'{i}m.png')
   bank, out = str(tmp_path / 'bank.npz'), str(tmp_path / 'found.png')
   files = {kind: [str(tmp_path / f'{i}{end}.png') for i in (0, 1)] for kind, end in (('images', ''), ('masks', 'm'))}
-  run(bank=bank, name='corner', **files)
+  program.call('support_bank', bank=bank, name='corner', **files)
   assert 'corner (2)' in capsys.readouterr().out
-  run(bank=bank, find=str(tmp_path / '2.png'), out=out, threshold=0.0)
+  program.call('support_bank', bank=bank, find=str(tmp_path / '2.png'), out=out, threshold=0.0)
   told = capsys.readouterr().out.splitlines()
   assert told[0].startswith('corner  score') and told[-1] == out
   assert (tmp_path / 'found.png').stat().st_size > 3000
   Image.new('L', (10, 10), 255).save(tmp_path / 'small.png')
   with pytest.raises(UserError, match=r'small\.png is 10x10, its image 48x48'):
-    run(bank=bank, name='corner', images=files['images'][:1], masks=[str(tmp_path / 'small.png')])
+    program.call(
+      'support_bank', bank=bank, name='corner', images=files['images'][:1], masks=[str(tmp_path / 'small.png')]
+    )
   with pytest.raises(UserError, match='2 images but 1 masks'):
-    run(bank=bank, name='corner', images=files['images'], masks=files['masks'][:1])
+    program.call('support_bank', bank=bank, name='corner', images=files['images'], masks=files['masks'][:1])
   with pytest.raises(UserError, match='Nothing to do'):
-    run(bank=bank)
+    program.call('support_bank', bank=bank)
 
 
 def test_wide_images_are_fitted_and_their_masks_with_them(tmp_path):
