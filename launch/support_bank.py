@@ -50,6 +50,8 @@ def main() -> None:
     bank_files.draw(_FIND.value, found, _OUT.value)
     for name, score, mask in found:
       print(f'{name}  score {score:.3f}  {int(mask.sum())} pixels')
+    if not found:
+      print(f'nothing scored {_THRESHOLD.value:g} or more; --threshold sets the least score shown')
     print(_OUT.value)
 
 

@@ -108,6 +108,8 @@ def test_a_class_from_files_is_found_in_another_image(tmp_path, capsys, network,
   told = capsys.readouterr().out.splitlines()
   assert told[0].startswith('corner  score') and told[-1] == out
   assert (tmp_path / 'found.png').stat().st_size > 3000
+  program.call('support_bank', bank=bank, find=str(tmp_path / '2.png'), out=out, threshold=1.0)
+  assert capsys.readouterr().out.startswith('nothing scored 1 or more')
   Image.new('L', (10, 10), 255).save(tmp_path / 'small.png')
   with pytest.raises(UserError, match=r'small\.png is 10x10, its image 48x48'):
     program.call(
