@@ -52,6 +52,11 @@ def program_bytes(compiled: Any) -> int:
   return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
 
 
+def program_traffic(compiled: Any) -> float | None:
+  """Bytes that the operations of a compiled program read and write, after fusion; the body of a loop counts once."""
+  return (compiled.cost_analysis() or {}).get('bytes accessed')
+
+
 def median_seconds(call: Callable[[], Any], repeats: int, warmup: int = 1) -> float:
   """Median wall time of `call()`, which must return (or be) finished work: its arrays are waited for."""
   times = []
@@ -71,6 +76,14 @@ def matmul_peak(dtype: str = 'float32', size: int = 0, repeats: int = 5) -> floa
   return 2.0 * size**3 / median_seconds(lambda: product(x), repeats)
 
 
+def bandwidth_peak(size: int = 0, repeats: int = 5) -> float:
+  """Bytes per second read and written by adding one to a large array on this machine's default device."""
+  size = size or (2**26 if jax.default_backend() == 'cpu' else 2**29)
+  x = jnp.zeros(size, jnp.float32)
+  plus = jax.jit(lambda a: a + 1)
+  return 2.0 * x.nbytes / median_seconds(lambda: plus(x), repeats)
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurement:
   """What was measured of one program.
@@ -82,6 +95,9 @@ class Measurement:
     compile_seconds: tracing, lowering and compiling; None for programs of others.
     flops: of a call; None where unknown.
     memory: bytes; None where unknown.
+    traffic: bytes that the operations of a call read and write, the body of a loop counted once; None where unknown.
+    dtype: that the program computes in.
+    beside: for a program that is here to be compared with, the name of the one of ours that does the same work.
   """
 
   name: str
@@ -90,9 +106,14 @@ class Measurement:
   compile_seconds: float | None = None
   flops: float | None = None
   memory: int | None = None
+  traffic: float | None = None
+  dtype: str = 'float32'
+  beside: str = ''
 
 
-def measure(name: str, step: Callable, arguments: tuple, examples: int, repeats: int) -> Measurement:
+def measure(
+  name: str, step: Callable, arguments: tuple, examples: int, repeats: int, dtype: str = 'float32', beside: str = ''
+) -> Measurement:
   """Compiles and times `step(*arguments)` (pure) on the default device."""
   started = time.perf_counter()
   compiled = jax.jit(step).lower(*arguments).compile()
@@ -104,4 +125,7 @@ def measure(name: str, step: Callable, arguments: tuple, examples: int, repeats:
     seconds,
     program_flops(step, *arguments),
     program_bytes(compiled),
+    program_traffic(compiled),
+    dtype,
+    beside,
   )
