@@ -118,6 +118,13 @@ def test_named_settings_exist():
 
 
 @pytest.mark.parametrize('room', [*ROOMS, 'engine'])
+def test_public_names_are_no_modules(room):
+  """A module of the same name would hide the function as soon as something imports it."""
+  modules = {path.stem for path in (ROOT / 'jaxpapers' / room).glob('*.py')}
+  assert not modules & set(getattr(importlib.import_module(f'jaxpapers.{room}'), '__all__', ()))
+
+
+@pytest.mark.parametrize('room', [*ROOMS, 'engine'])
 def test_reference_names_exist(room):
   """Every public name has a definition where the reference looks for it."""
   specification = importlib.util.spec_from_file_location('hooks', ROOT / 'docs' / 'hooks.py')

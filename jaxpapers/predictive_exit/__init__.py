@@ -34,16 +34,20 @@ _NAMES = {
   'energy': ('cost_tables', 'plain_time', 'plain_energy', 'deadline', 'unit_time', 'unit_energy'),
   'platforms': ('platform', 'read_platform', 'calibrate_platform'),
   'schedules': ('enumerate_schedules', 'plan', 'lagrangian_bound'),
-  'simulate': ('simulate', 'deadline_safe', 'stretch'),
+  'simulate': ('deadline_safe', 'stretch'),
   'mdp': ('chain', 'bellman'),
   'engines': ('fit_table', 'table_steps', 'fit_ramp', 'ramp_steps', 'fit_linear', 'linear_steps', 'next_steps'),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
+_RENAMED = {'simulate_walk': ('simulate', 'simulate')}  # `simulate` is the module
 
-__all__ = list(_WHERE)
+__all__ = [*_WHERE, *_RENAMED]
 
 
 def __getattr__(name: str):
+  if name in _RENAMED:
+    module, attribute = _RENAMED[name]
+    return getattr(importlib.import_module(f'{__name__}.{module}'), attribute)
   if name not in _WHERE:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module(f'{__name__}.{_WHERE[name]}'), name)

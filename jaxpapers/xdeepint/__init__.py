@@ -16,7 +16,6 @@ Names are loaded on first use: `prepare` and its workers need no JAX.
 import importlib
 
 _WHERE = {
-  'pin': 'pin',
   'multi_head_pin': 'pin',
   'split_sub_spaces': 'pin',
   'combine_sub_spaces': 'pin',
@@ -43,11 +42,15 @@ _WHERE = {
   'import_official': 'official',
   'export_official': 'official',
 }
+_RENAMED = {'polynomial_interaction': ('pin', 'pin')}  # `pin` is the module
 
-__all__ = list(_WHERE)
+__all__ = [*_WHERE, *_RENAMED]
 
 
 def __getattr__(name: str):
+  if name in _RENAMED:
+    module, attribute = _RENAMED[name]
+    return getattr(importlib.import_module(f'{__name__}.{module}'), attribute)
   if name not in _WHERE:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module(f'{__name__}.{_WHERE[name]}'), name)
