@@ -1,4 +1,4 @@
-"""EMO: a mobile backbone of one block type, on images (specification: Rethinking Mobile Block, ICCV 2023).
+"""EMO: a mobile backbone of one block type, on images (Rethinking Mobile Block, ICCV 2023).
 
   python launch/train.py --config=configs/emo.py              # embedded digits, 2 to 3 minutes on 2 cores
   python launch/train.py --config=configs/emo.py:imagenet1k --config.data.dir=FOLDER   # the published recipe

@@ -85,7 +85,7 @@ def _test(config):
 
 def _parity(config):
   config.model.update({'embedding_size': 8, 'layers': 4, 'sub_spaces': 1})
-  config.data.update({'dataset': 'parity', 'batch_size': 256, 'eval_batch_size': 9000, 'epochs': 12, 'shuffle': True})
+  config.data.update({'dataset': 'parity', 'batch_size': 256, 'eval_batch_size': 9000, 'epochs': 20, 'shuffle': True})
   config.parity.orders = (1, 2, 3, 4)
 
 

@@ -1,4 +1,4 @@
-"""Augmentations of a scene that keep its sensors consistent (specification of CMT's recipe, section 4.4), on the host.
+"""Augmentations of a scene that keep its sensors consistent (the authors' recipes), on the host.
 
 Whatever moves points and boxes also changes the matrices, so that every point stays on its pixel. Draws are values of
 their own: a transform is a pure function of a draw. One rule serves all variants; the camera-only recipe, whose

@@ -30,7 +30,10 @@ def to_bottom(boxes: Array) -> Array:
 
 
 def corners(boxes: Array) -> Array:
-  """Corners [..., 8, 3] of boxes [..., 7 or more], in the order of `CORNERS`."""
+  """Corners [..., 8, 3] of boxes [..., 7 or more], in the order of `CORNERS`.
+
+  Source: the boxes of mmdet3d, on which the authors' code builds.
+  """
   _check(boxes)
   xp = boxes.__array_namespace__()
   local = xp.asarray(CORNERS, dtype=boxes.dtype) * (boxes[..., None, 3:6] / 2)
@@ -47,6 +50,8 @@ def yaw_difference(first: Array, second: Array, period: Array = 2 * np.pi) -> Ar
 
 def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
   """bool [boxes, points]: which points lie inside, faces included.
+
+  Source: the boxes of mmdet3d, on which the authors' code builds.
 
   Args:
     points: [points, 3 or more].
@@ -75,6 +80,8 @@ def overlap_from_above(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   """bool [n, m]: whose rectangles in the xy plane share area; touching is not overlap.
 
   Two rectangles are apart if and only if they are so along one of their four sides' directions.
+
+  Source: the separating axis theorem; the authors' pasting of objects asks for it.
 
   Args:
     first: boxes [n, 7 or more].

@@ -10,7 +10,7 @@ MULTIPLE = 32
 
 
 def normalise(images: jax.Array) -> jax.Array:
-  """BGR images [..., 3] in 0..255 to the backbone's input, float32."""
+  """BGR images [..., 3] in 0..255 to the backbone's input, float32. Source: the authors' configs."""
   return (images.astype(jnp.float32) - jnp.asarray(MEAN)) / jnp.asarray(STD)
 
 
@@ -19,7 +19,7 @@ class CameraBranch(nn.Module):
 
   Attributes:
     backbone: (images, train) -> maps, the two coarsest of which go to the neck. Its batch norm always uses running
-      statistics, in training too; scale and bias are trained (section 3.1).
+      statistics, in training too; scale and bias are trained.
     neck: maps -> maps, finest first.
     multiple: what the sides of the images must be divisible by.
     dtype: of the computation.

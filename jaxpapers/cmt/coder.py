@@ -1,4 +1,4 @@
-"""Box codes and detections: what the outputs mean, and how the best become boxes (CMT, section 3.4)."""
+"""Box codes and detections: what the outputs mean, and how the best become boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Detections(NamedTuple):
 
 
 def encode_boxes(boxes: jax.Array) -> jax.Array:
-  """Boxes as regression targets.
+  """Boxes as regression targets. Source: the authors' box coder.
 
   Args:
     boxes: [..., 9] x y z l w h yaw vx vy, bottom-centred; of a box without extent the target is not finite.
@@ -44,7 +44,7 @@ def encode_boxes(boxes: jax.Array) -> jax.Array:
 
 
 def decode_boxes(code: jax.Array) -> jax.Array:
-  """Inverse of `encode_boxes`: [..., 10] -> [..., 9], bottom-centred."""
+  """Inverse of `encode_boxes`: [..., 10] -> [..., 9], bottom-centred. Source: the authors' box coder."""
   chex.assert_axis_dimension(code, -1, 10)
   x, y, length, width, z, height, sine, cosine, vx, vy = jnp.moveaxis(code, -1, 0)
   height = jnp.exp(height)
@@ -78,6 +78,8 @@ def decode(
   fixed_order: bool = False,
 ) -> Detections:
   """The best pairs of query and class of the last layer as boxes: no threshold, no suppression.
+
+  Source: the authors' box coder (the paper's section on the decoder and loss).
 
   Args:
     tasks: `HeadOutput.tasks`; a box is read from the task that its class belongs to.

@@ -219,7 +219,7 @@ def train_batches(
 def evaluation_batches(
   source: NuScenesSource, recipe: Recipe, batch_size: int, **options: Any
 ) -> data.EvaluationBatches:
-  """A pass over all keyframes, each once; `valid` [B] marks real ones."""
+  """A pass over all keyframes, each once; `valid` [B] marks real ones. Source: the authors' test pipeline."""
   return data.evaluation_batches(source, batch_size, EvaluationTransform(recipe), **options)
 
 

@@ -1,4 +1,4 @@
-"""Transformer decoder over camera and LiDAR tokens: post-norm layers, one compiled body (CMT, section 3.4)."""
+"""Transformer decoder over camera and LiDAR tokens: post-norm layers, one compiled body."""
 
 from typing import Any
 
@@ -111,6 +111,8 @@ class DecoderLayer(nn.Module):
 
 class Decoder(nn.Module):
   """Layers of one shape under a scan: parameters have the layer as their first axis.
+
+  Source: the paper's section on the decoder and loss; the authors' code for norms and dropout.
 
   Attributes:
     layers: how many.

@@ -1,4 +1,4 @@
-"""Denoising queries: noised centres of the ground truth as queries that need no matching (DN-DETR; CMT, section 3.5).
+"""Denoising queries: noised centres of the ground truth as queries that need no matching (DN-DETR).
 
 The published program makes as many queries as the fullest sample of the batch needs. Here their number is fixed, so
 that one program serves every batch, and those beyond the published number are hidden: same values, same gradients.
@@ -44,12 +44,18 @@ class Denoising(NamedTuple):
 
 
 def num_slots(num_queries: int, max_boxes: int, groups: int = 10) -> int:
-  """Slots that suffice for every batch: groups shrink so that there are never more than the learned queries."""
+  """Slots that suffice for every batch: groups shrink so that there are never more than the learned queries.
+
+  Source: the authors' query denoising (DN-DETR, Li et al., CVPR 2022).
+  """
   return min(num_queries, groups * max_boxes)
 
 
 def draw_noise(key: jax.Array, batch: int, slots: int) -> jax.Array:
-  """Uniform in [-1, 1], [batch, slots, 3] float32."""
+  """Uniform in [-1, 1], [batch, slots, 3] float32.
+
+  Source: the authors' query denoising (DN-DETR, Li et al., CVPR 2022).
+  """
   return jax.random.uniform(key, (batch, slots, 3), minval=-1.0, maxval=1.0)
 
 
@@ -67,6 +73,8 @@ def noised_queries(
   split: float = 0.75,
 ) -> Denoising:
   """Moves every ground truth's centre inside its box, once per group.
+
+  Source: the authors' query denoising (DN-DETR, Li et al., CVPR 2022).
 
   Args:
     noise: [batch, num_slots(...), 3] in [-1, 1], in units of half the box's sides; the yaw plays no part.

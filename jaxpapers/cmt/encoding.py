@@ -1,4 +1,4 @@
-"""Coordinates encoding: what a token's position embedding is computed from (CMT, section 3.2; Yan et al., ICCV 2023).
+"""Coordinates encoding: what a token's position embedding is computed from (CMT, Yan et al., ICCV 2023).
 
 All is float32 with exact matrix products: a pixel times a depth reaches 1e5, and bfloat16 would lose metres.
 """
@@ -25,6 +25,8 @@ def geometric_periods(width: int, low: float = -1.0, high: float = 3.0) -> np.nd
 
 def sine_code(points: jax.Array, periods: np.ndarray) -> jax.Array:
   """Sine and cosine of both coordinates at every period.
+
+  Source: the paper's coordinates encoding, with the periods of the authors' code.
 
   Args:
     points: [..., 2 or more] in [0, 1]; only (x, y) count.
@@ -71,6 +73,8 @@ def denormalise_points(points: jax.Array, pc_range: Sequence[float]) -> jax.Arra
 
 def ray_points(pixels: jax.Array, img2lidar: jax.Array, depths: np.ndarray, pc_range: Sequence[float]) -> jax.Array:
   """Points on the rays of pixels, in units of the range: the input of the ray embedding.
+
+  Source: the paper's coordinates encoding of image tokens.
 
   Args:
     pixels: [batch, cameras, points, 3] homogeneous (u, v, 1), or [points, 3] for all cameras alike.

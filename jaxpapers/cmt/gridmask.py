@@ -12,6 +12,8 @@ def grid_mask(key: jax.Array, images: jax.Array, probability: float = PROBABILIT
   The grid's period is drawn from 2 to height - 1, stripes are half of it wide, and both offsets are drawn; one grid
   serves all pictures.
 
+  Source: GridMask (Chen et al., 2020), which the authors' recipes use.
+
   Args:
     key: randomness.
     images: [..., height, width, channels], normalised: what is cut out becomes the mean colour.

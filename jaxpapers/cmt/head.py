@@ -1,4 +1,4 @@
-"""The CMT head: tokens of both sensors in one memory, queries that are 3D points, boxes (CMT, section 3)."""
+"""The CMT head: tokens of both sensors in one memory, queries that are 3D points, boxes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -37,6 +37,8 @@ def scale_embeddings(
 ) -> dict[str, Any]:
   """Larger weights of the position embeddings, so that those of neighbouring cells and pixels differ.
 
+  Source: this library's own.
+
   Args:
     params: of the head.
     key: of the ray embedding's first bias.
@@ -61,7 +63,7 @@ def scale_embeddings(
 
 
 def tie_query_key(params: Params, gain: float = 1.4) -> dict[str, Any]:
-  """The key projection of every cross-attention equals its query projection, times `gain`.
+  """The key projection of every cross-attention equals its query projection, times `gain`. Source: this library's own.
 
   Attention then starts at the tokens whose position embedding resembles the query's.
   """
@@ -77,6 +79,8 @@ def split_subspaces(params: Params) -> dict[str, Any]:
   """LiDAR embeddings in the first half of the channels, camera embeddings in the second; heads do not mix them.
 
   Query and key projections of cross-attention become block-diagonal: half of the heads start on each sensor.
+
+  Source: this library's own.
   """
 
   def only(half):

@@ -24,7 +24,7 @@ def sparse_shape(
     pc_range: lower x, y, z, upper x, y, z in metres.
     voxel_size: along x, y, z in metres.
     cells: along x and y; None follows from the range. The released ResNet-50 weights were trained with 1024 cells where
-      the range holds 1080 (section 3.9, trap 1); voxels beyond them are lost, and counted.
+      the range holds 1080; voxels beyond them are lost, and counted.
 
   Raises:
     ValueError: naming the axis that voxels, or eighths of `cells`, do not fill evenly.
@@ -38,7 +38,7 @@ def sparse_shape(
 
 
 class LidarBranch(nn.Module):
-  """Points to a bird's-eye-view map.
+  """Points to a bird's-eye-view map. Source: the paper's LiDAR branch: VoxelNet and SECOND as in the authors' code.
 
   Attributes:
     pc_range: lower x, y, z, upper x, y, z in metres.

@@ -1,4 +1,4 @@
-"""Assignment of ground truth to queries: all tasks, layers and samples in one call (CMT, section 3.5; DETR)."""
+"""Assignment of ground truth to queries: all tasks, layers and samples in one call (Hungarian matching of DETR)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,6 +53,8 @@ def matching_cost(
 ) -> jax.Array:
   """Cost of giving a box to a query.
 
+  Source: the paper's section on the decoder and loss; the authors' Hungarian assigner.
+
   Args:
     logits: [..., queries, classes].
     codes: [..., queries, 10] of `coder.box_code`.
@@ -72,6 +74,8 @@ def matching_cost(
 
 def assign(cost: jax.Array, valid: jax.Array) -> jax.Array:
   """The query of every box, of least total cost; no gradient flows.
+
+  Source: bipartite matching (DETR, Carion et al., ECCV 2020), as in the paper's loss.
 
   Args:
     cost: [..., boxes, queries].

@@ -147,6 +147,8 @@ def concatenate(tables: Sequence[BoxTable]) -> BoxTable:
 def evaluate(truth: BoxTable, predictions: BoxTable, rules: Rules) -> Scores:
   """Average precision, errors of matched pairs, and the detection score.
 
+  Source: the nuScenes detection score (Caesar et al., CVPR 2020, section 3.1).
+
   Args:
     truth: ground truth that counts.
     predictions: with scores; of equal scores, the later row comes first.

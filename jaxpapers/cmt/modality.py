@@ -1,4 +1,4 @@
-"""Sensors that fail: the masked-modal training (CMT, section 3.4) and the protocol that measures robustness.
+"""Sensors that fail: the paper's masked-modal training and the protocol that measures robustness.
 
 Functions take NumPy or JAX arrays and give the same kind. A batch is a mapping as the readers make it: points,
 points_mask, images, has_lidar [batch], has_camera [batch, cameras], ...
@@ -21,6 +21,8 @@ def masked_modal(draw: Array, points: Array, images: Array) -> tuple[Array, Arra
 
   It comes before pictures are normalised and points moved: the network sees the darkest pictures instead of the mean
   colour, and a cloud of one point.
+
+  Source: the paper's masked-modal training, with the shares of the authors' code.
 
   Args:
     draw: [...], uniform in [0, 1): above 3/4 no pictures, from there to above 1/2 no points, else both.
@@ -73,7 +75,7 @@ def keep_sensors(
 
 
 def protocol(mode: str = 'drop', cameras: int = 6) -> dict[str, Callable[[Batch], Batch]]:
-  """The rows of the robustness table: name -> function of a batch.
+  """The rows of the robustness table: name -> function of a batch. Source: the paper's robustness experiments.
 
   Both sensors, LiDAR only, cameras only, the front camera lost, and the front camera alone beside LiDAR.
   """

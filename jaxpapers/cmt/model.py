@@ -37,6 +37,8 @@ class Output(NamedTuple):
 class CMT(nn.Module):
   """Images and points to boxes: the features of each sensor are tokens of one memory that object queries attend to.
 
+  Source: the paper's overall architecture.
+
   Attributes:
     camera: normalised images [batch, cameras, height, width, 3] -> [batch, cameras, height', width', channels]; None
       in a model without cameras.
@@ -110,7 +112,7 @@ def cmt_r50(
   remat: bool = False,
   **head: Any,
 ) -> CMT:
-  """ResNet-50 at 800 x 320 pixels and voxels of 0.1 m.
+  """ResNet-50 at 800 x 320 pixels and voxels of 0.1 m. Source: the authors' config of that size.
 
   Args:
     cells: of the sparse grid. The released weights were trained with 1024 x 1024, which ends at +48.4 m and misplaces
@@ -127,13 +129,16 @@ def cmt_r50(
 
 
 def cmt_vov(pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32, remat: bool = False, **head: Any) -> CMT:
-  """VoVNet-99 at 1600 x 640 pixels and voxels of 0.075 m; arguments as of `cmt_r50`."""
+  """VoVNet-99 at 1600 x 640 pixels and voxels of 0.075 m; arguments as of `cmt_r50`. Source: the authors' config."""
   camera = CameraBranch(VoVNet99(remat=remat), CPFPN(), dtype=dtype)
   return CMT(camera, lidar_branch(pc_range, FINE_VOXEL, dtype=dtype), _head(pc_range, dtype, head))
 
 
 def cmt_lidar(pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32, **head: Any) -> CMT:
-  """CMT-L: voxels of 0.075 m alone; its output heads look at three neighbouring queries. Arguments as of `cmt_r50`."""
+  """CMT-L: voxels of 0.075 m alone; its output heads look at three neighbouring queries. Arguments as of `cmt_r50`.
+
+  Source: the authors' config.
+  """
   branch = lidar_branch(pc_range, FINE_VOXEL, dtype=dtype)
   return CMT(None, branch, _head(pc_range, dtype, {'head_kernel': 3, **head}))
 
@@ -141,7 +146,7 @@ def cmt_lidar(pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32,
 def cmt_camera(
   pc_range: Sequence[float] = PC_RANGE, *, dtype: Any = jnp.float32, remat: bool = False, **head: Any
 ) -> CMT:
-  """CMT-C: VoVNet-99 at 1600 x 640 pixels alone; arguments as of `cmt_r50`."""
+  """CMT-C: VoVNet-99 at 1600 x 640 pixels alone; arguments as of `cmt_r50`. Source: the authors' config."""
   return CMT(CameraBranch(VoVNet99(remat=remat), CPFPN(), dtype=dtype), None, _head(pc_range, dtype, head))
 
 

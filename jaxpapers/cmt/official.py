@@ -1,4 +1,4 @@
-"""The authors' weights of the four published models: import by name, strictly, and export (section 8)."""
+"""The authors' weights of the four published models: import by name, strictly, and export."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def import_official(
   allow_missing: Sequence[str] = (),
   allow_unexpected: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Variables of a model from a released state dict.
+  """Variables of a model from a released state dict. Source: the names of the authors' code.
 
   Args:
     state: name -> array, as the released files hold them, also under `state_dict.` or `module.`. Kernels of sparse

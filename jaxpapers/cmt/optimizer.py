@@ -1,4 +1,4 @@
-"""The published optimizer: AdamW in groups, with rate and first moment on two cosines (specification, 4.1 and 4.2)."""
+"""The published optimizer: AdamW in groups, with rate and first moment on two cosines."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -59,12 +59,12 @@ def two_cosines(
 
 
 def published_rate(base: float, peak_ratio: float, steps: int, rising: float = 0.4) -> Callable:
-  """Learning rate of the four recipes: base, base * peak_ratio (8 or 6), base * 1e-4."""
+  """Learning rate of the four recipes: base, base * peak_ratio (8 or 6), base * 1e-4. Source: the authors' configs."""
   return two_cosines(base, base * peak_ratio, base * 1e-4, steps, rising)
 
 
 def published_beta1(steps: int, rising: float = 0.4) -> Callable:
-  """First moment of the four recipes: 0.9, less while the rate is high, 0.9."""
+  """First moment of the four recipes: 0.9, less while the rate is high, 0.9. Source: the authors' configs."""
   return two_cosines(0.9, 0.9 * BETA1_RATIO, 0.9, steps, rising)
 
 
@@ -85,7 +85,7 @@ def cmt_optimizer(
   clip: float = 35.0,
   groups: Sequence[Group] = PUBLISHED_GROUPS,
 ) -> optax.GradientTransformation:
-  """AdamW with decay on every parameter, norms and biases too.
+  """AdamW with decay on every parameter, norms and biases too. Source: the authors' configs.
 
   Args:
     rate: of parameters outside the groups.

@@ -52,6 +52,8 @@ def pillar_inputs(
 class PillarBranch(nn.Module):
   """Points to a bird's-eye-view map: maxima of point features over pillars, then 3x3 convolutions.
 
+  Source: PointPillars (Lang et al., CVPR 2019).
+
   Attributes:
     pc_range: lower x, y, z, upper x, y, z in metres.
     pillar_size: along x and y in metres.

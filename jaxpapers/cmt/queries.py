@@ -1,4 +1,4 @@
-"""Position-guided queries: a learned 3D point, seen as the tokens are (CMT, section 3.3)."""
+"""Position-guided queries: a learned 3D point, seen as the tokens are (the paper's query generator)."""
 
 from collections.abc import Sequence
 

@@ -112,7 +112,10 @@ def _lookup(
 
 
 def submanifold_neighbours(ids: jax.Array, shape: Shape, kernel: Shape = (3, 3, 3)) -> Neighbours:
-  """Neighbours of the active sites among themselves; the kernel has odd sides and its centre on the site."""
+  """Neighbours of the active sites among themselves; the kernel has odd sides and its centre on the site.
+
+  Source: submanifold sparse convolutions (Graham et al., CVPR 2018).
+  """
   active = ids < math.prod(shape)
   corner = tuple(c - k // 2 for c, k in zip(coordinates(ids, shape), kernel, strict=True))
   table = _lookup(ids, shape, corner, active, kernel)
@@ -212,6 +215,8 @@ def gather_conv(x: jax.Array, kernel: jax.Array, neighbours: Neighbours, block: 
 
   Reverse-mode differentiation of first order; the gradient gathers too, through the inverse table. Rows that no
   example uses cost nothing.
+
+  Source: sparse convolutions (SECOND, Yan et al., 2018), of the paper's LiDAR branch.
 
   Args:
     x: [batch, inputs, channels], floating.

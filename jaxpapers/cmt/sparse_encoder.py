@@ -1,4 +1,4 @@
-"""The sparse voxel encoder of the paper's LiDAR branch (mmdet3d's SparseEncoder with basic blocks, section 3.2)."""
+"""The sparse voxel encoder of the paper's LiDAR branch (mmdet3d's SparseEncoder with basic blocks)."""
 
 import math
 from collections.abc import Sequence
@@ -108,6 +108,8 @@ class _BasicBlock(nn.Module):
 class SparseEncoder(nn.Module):
   """Voxels to bird's-eye-view features at an eighth of their resolution.
 
+  Source: mmdet3d's encoder, of the paper's LiDAR branch.
+
   Attributes:
     shape: grid (z, y, x) of the voxels.
     widths: channels of the four resolutions.
@@ -141,7 +143,7 @@ class SparseEncoder(nn.Module):
       train: batch norm uses the batch's statistics, and updates the running ones.
 
     Returns:
-      (conv_input, encoder_layer1 to 4, conv_out of section 3.2; counts of sites that found no room, int32 [batch]).
+      (conv_input, encoder_layer1 to 4, conv_out; counts of sites that found no room, int32 [batch]).
     """
     ids = sparse.linear_ids(coords, self.shape)
     order = jnp.argsort(ids, 1)

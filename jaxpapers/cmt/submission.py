@@ -78,6 +78,8 @@ def sample_results(
 ) -> list[dict[str, Any]]:
   """The records of one sample: in the world, those beyond their class's range left out, the best `MAX_BOXES` at most.
 
+  Source: nuScenes' format of detection results.
+
   Args:
     token: of the sample.
     lidar2ego: [4, 4].
@@ -130,7 +132,7 @@ def write_submission(
   use_camera: bool = True,
   use_lidar: bool = True,
 ) -> None:
-  """Writes the records of every sample; the file appears when it is whole."""
+  """Writes the records of every sample; the file appears when it is whole. Source: nuScenes' format."""
   meta = {'use_camera': use_camera, 'use_lidar': use_lidar, 'use_radar': False, 'use_map': False, 'use_external': False}
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ def write_submission(
 
 
 def read_submission(path: str | os.PathLike) -> Submission:
-  """Reads and checks a results file.
+  """Reads and checks a results file. Source: nuScenes' format.
 
   Raises:
     UserError: naming what is missing or wrong: the file, a field, a class, an attribute, a number, too many boxes.

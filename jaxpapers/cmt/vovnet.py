@@ -65,6 +65,8 @@ class AggregationBlock(nn.Module):
 class VoVNet(nn.Module):
   """The feature maps of a VoVNetV2; no classifier. The defaults are V-99-eSE.
 
+  Source: VoVNetV2 (Lee and Park, CVPR 2020).
+
   Attributes:
     stem: channels of the three stem convolutions, strides 2, 1 and 2.
     blocks: aggregation blocks of stages 2 to 5.

@@ -1,4 +1,4 @@
-"""Hard voxelisation with static shapes (VoxelNet's rules as mmdet3d runs them on the CPU, section 3.2)."""
+"""Hard voxelisation with static shapes (VoxelNet's rules as mmdet3d runs them on the CPU)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -161,6 +161,8 @@ def stimulate(
 ) -> tuple[Candidates, Stimulus]:
   """The scan of one victim: the best unit of each label, and the trigger inverted for it.
 
+  Source: ABS (Liu et al., CCS 2019).
+
   Args:
     network: of the victim.
     params: of the victim.

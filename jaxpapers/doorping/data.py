@@ -1,4 +1,4 @@
-"""Images for distillation: the paper's datasets through TFDS or the original files, and embedded digits (section 5)."""
+"""Images for distillation: the paper's datasets through TFDS or the original files, and embedded digits."""
 
 import os
 from pathlib import Path

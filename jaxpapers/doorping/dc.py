@@ -1,4 +1,4 @@
-"""DC: distillation by gradient matching, one outer iteration as one compiled program (section 3.3)."""
+"""DC: distillation by gradient matching, one outer iteration as one compiled program (Zhao et al., ICLR 2021)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -112,6 +112,8 @@ def match(
 ) -> Matching:
   """Gradient distance per class, and its gradient with respect to the synthetic images.
 
+  Source: gradient matching (Zhao et al., ICLR 2021), as in the authors' code.
+
   Args:
     apply: the network.
     params: of the network.
@@ -189,7 +191,7 @@ def train_network(
 
 
 class Recipe(NamedTuple):
-  """Settings of a DC iteration; see section 3.3.
+  """Settings of a DC iteration.
 
   Attributes:
     classes: number of classes.

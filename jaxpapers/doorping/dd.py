@@ -1,4 +1,4 @@
-"""DD: distillation by back-propagation through training (section 3.4; Wang et al., 2018)."""
+"""DD: distillation by back-propagation through training (Wang et al., 2018)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ def train_through(apply: Apply, params: Any, blocks: Blocks, labels: jax.Array) 
 
   Each step is checkpointed: reverse mode keeps the parameters of every step, not its maps.
 
+  Source: the inner loop of DD (Wang et al., 2018), as in the authors' code.
+
   Args:
     apply: (params, images) -> logits.
     params: start.
@@ -65,7 +67,10 @@ def train_through(apply: Apply, params: Any, blocks: Blocks, labels: jax.Array) 
 def meta_loss(
   apply: Apply, params: Any, blocks: Blocks, labels: jax.Array, real: jax.Array, real_labels: jax.Array
 ) -> tuple[jax.Array, Any]:
-  """(cross entropy of the trained network on a real batch, its params); differentiate with respect to `blocks`."""
+  """(cross entropy of the trained network on a real batch, its params); differentiate with respect to `blocks`.
+
+  Source: the outer loss of DD (Wang et al., 2018).
+  """
   final = train_through(apply, params, blocks, labels)
   return cross_entropy(apply(final, real), real_labels), final
 
@@ -79,6 +84,8 @@ def meta_gradient(
   valid: jax.Array | None = None,
 ) -> tuple[jax.Array, Blocks, Any, Any]:
   """Exact gradient of the outer loss where the real batch may depend on the trained network (DOORPING).
+
+  Source: DD (Wang et al., 2018); DOORPING's place in it as in the authors' code.
 
   Args:
     apply: (params, images) -> logits.

@@ -1,4 +1,4 @@
-"""DD of all lanes as one step over one state (section 3.4), its real batches, and its victims."""
+"""DD of all lanes as one step over one state, its real batches, and its victims."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

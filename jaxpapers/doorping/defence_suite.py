@@ -29,7 +29,7 @@ def defend(
   options: Options | None = None,
   retrain: Callable[[jax.Array, jax.Array, jax.Array], Any] | None = None,
 ) -> dict[str, dict[str, Outcome]]:
-  """Runs the defence suite (section 6.1).
+  """Runs the defence suite.
 
   Args:
     network: of the victims.

@@ -1,4 +1,4 @@
-"""Differentiable Siamese augmentation (section 3.9; Zhao & Bilen, ICML 2021).
+"""Differentiable Siamese augmentation (Zhao & Bilen, ICML 2021).
 
 Every operation takes its random draws as arguments, one per image, or one for all of them (Siamese) by broadcasting.
 """
@@ -141,6 +141,8 @@ def siamese(operations: Sequence[str]) -> Callable[[jax.Array, jax.Array], jax.A
   """(key, images) -> images: one operation of `operations` is drawn, with one draw for all images.
 
   Equal keys give the same draw, so that real and synthetic batches are changed alike.
+
+  Source: Zhao and Bilen, ICML 2021, and its code.
 
   Raises:
     ValueError: for an unknown or no operation.

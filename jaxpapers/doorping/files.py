@@ -1,4 +1,4 @@
-"""The datasets' original files: IDX, pickled batches, MATLAB files, STL-10's binaries (section 5)."""
+"""The datasets' original files: IDX, pickled batches, MATLAB files, STL-10's binaries."""
 
 import gzip
 import pickle

@@ -99,6 +99,8 @@ def fine_prune(
 ) -> Pruning:
   """Prunes a victim until its accuracy on the defender's clean images falls, then tunes what is left on them.
 
+  Source: Liu et al., RAID 2018.
+
   Args:
     network: of the victim.
     params: of the victim.

@@ -1,4 +1,4 @@
-"""INVISIBLE: a trigger over the whole image, added to it (section 3.7). Not the published behaviour.
+"""INVISIBLE: a trigger over the whole image, added to it. Not the published behaviour.
 
 The authors' loss does not hold its target constant, so that it lowers the activation which it means to raise, and they
 add their trigger again to images that carry it. Here the target is a constant, and the images are clean ones.
@@ -72,6 +72,8 @@ def update_invisible(
   options: InvisibleOptions = DC,
 ) -> InvisibleUpdate:
   """Raises the chosen units' activation on the trigger by Adam, and pulls entries far from black back to it.
+
+  Source: the third attack of the authors' code, repaired.
 
   Args:
     penultimate: (params, images) -> [batch, units], after the nonlinearity.

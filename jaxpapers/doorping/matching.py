@@ -1,4 +1,4 @@
-"""Distances between the gradients on real and on synthetic images (section 3.2; Zhao et al., ICLR 2021)."""
+"""Distances between the gradients on real and on synthetic images (Zhao et al., ICLR 2021)."""
 
 from typing import Any
 
@@ -25,14 +25,17 @@ def row_distances(real: jax.Array, synthetic: jax.Array) -> jax.Array:
 
 
 def leaf_distances(real: Any, synthetic: Any) -> Any:
-  """The terms of 'ours' per parameter: a tree of scalars; parameters with one axis give exactly 0."""
+  """The terms of 'ours' per parameter: a tree of scalars; parameters with one axis give exactly 0.
+
+  Source: Zhao et al., ICLR 2021, and its code.
+  """
   return jax.tree.map(
     lambda r, s: jnp.sum(row_distances(r, s)) if r.ndim > 1 else jnp.zeros((), r.dtype), real, synthetic
   )
 
 
 def gradient_distance(real: Any, synthetic: Any, kind: str = 'ours') -> jax.Array:
-  """Distance of two gradients (trees like the parameters).
+  """Distance of two gradients (trees like the parameters). Source: Zhao et al., ICLR 2021, and its code.
 
   Args:
     real: gradient on real images; a constant.

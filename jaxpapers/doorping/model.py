@@ -1,4 +1,4 @@
-"""ConvNet and AlexNet, the two networks of the paper, with every option of the authors' classes (section 3.1)."""
+"""ConvNet and AlexNet, the two networks of the paper, with every option of the authors' classes."""
 
 import math
 from typing import Any, NamedTuple
@@ -50,6 +50,8 @@ def lrn(x: jax.Array, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.7
 
   The window of an even size is not symmetric: size // 2 channels before, (size - 1) // 2 after, as in PyTorch; channels
   outside count as zero and the divisor stays `size`.
+
+  Source: Krizhevsky et al., NeurIPS 2012.
 
   Args:
     x: [batch, height, width, channels].
@@ -195,6 +197,8 @@ class ConvNet(_Network):
 
 class AlexNet(_Network):
   """The 32 x 32 AlexNet of both programs: two 5x5 convolutions with local response norm, three linear layers.
+
+  Source: the authors' code.
 
   Attributes:
     classes: number of classes.

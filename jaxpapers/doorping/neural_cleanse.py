@@ -166,6 +166,8 @@ def invert_all(
 ) -> Patch:
   """`invert` for every label as one program, from patterns and masks uniform in [0, 1].
 
+  Source: Neural Cleanse (Wang et al., S&P 2019).
+
   Args:
     logits_of: as in `invert`.
     batches: as in `invert`.

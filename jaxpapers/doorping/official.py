@@ -1,4 +1,4 @@
-"""The authors' names and layouts (section 8), both ways: state dicts, the flat vector of DD, image files of a run."""
+"""The authors' names and layouts, both ways: state dicts, the flat vector of DD, image files of a run."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -15,7 +15,7 @@ from jaxpapers.engine.measure import Measurement
 
 
 class Sizes(NamedTuple):
-  """Of the parts; section 10 has its figures for these.
+  """Of the parts.
 
   Attributes:
     image: side of the grey images, in pixels.

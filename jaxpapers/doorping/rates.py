@@ -1,4 +1,4 @@
-"""Rates of a run per attack, seed and victim, and their means with intervals (section 6)."""
+"""Rates of a run per attack, seed and victim, and their means with intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

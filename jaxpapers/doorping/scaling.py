@@ -1,4 +1,4 @@
-"""A whole DC iteration of CIFAR size as one program: one seed, and several under one vmap (section 11, point 10).
+"""A whole DC iteration of CIFAR size as one program: one seed, and several under one vmap.
 
     python -m jaxpapers.doorping.scaling --seeds 1 8
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 def spectral_scores(features: jax.Array) -> jax.Array:
   """(<phi - mean, v>)^2 with v the top right singular vector of the centred features.
 
+  Source: Tran et al., NeurIPS 2018.
+
   Args:
     features: [images, units] of one class.
 

@@ -18,7 +18,7 @@ def entropies(
     logits_of: normalised images [batch, height, width, channels] -> logits [batch, classes].
     images: [N, height, width, channels], normalised.
     overlays: [n, height, width, channels] of clean images, normalised.
-    blend: None adds the overlay to the image (as in the specification); a share in (0, 1) blends
+    blend: None adds the overlay to the image; a share in (0, 1) blends
       (1 - blend) image + blend overlay, as the STRIP paper does.
 
   Returns:

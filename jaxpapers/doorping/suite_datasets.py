@@ -1,4 +1,4 @@
-"""Defences of the suite that look at the distilled set (section 6.1)."""
+"""Defences of the suite that look at the distilled set."""
 
 from collections.abc import Callable
 from typing import Any

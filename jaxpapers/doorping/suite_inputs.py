@@ -1,4 +1,4 @@
-"""Defences of the suite that stand before a victim, or before its training (section 6.1)."""
+"""Defences of the suite that stand before a victim, or before its training."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Defences of the suite that look at a victim: Neural Cleanse, ABS, fine-pruning (section 6.1)."""
+"""Defences of the suite that look at a victim: Neural Cleanse, ABS, fine-pruning."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The costly parts of a run against eager PyTorch, or against the authors' figures: ratios of section 11, point 9.
+"""The costly parts of a run against eager PyTorch, or against the authors' figures, as ratios.
 
     taskset -c 0 python -m jaxpapers.doorping.throughput --peer torch
 
@@ -23,7 +23,7 @@ from jaxpapers.doorping.parts import (
 )
 from jaxpapers.engine.errors import UserError
 
-# Processor seconds of the authors' program for the default sizes, on another machine (sections 7.3 and 10).
+# Processor seconds of the authors' program for the default sizes, on another machine.
 PUBLISHED = {OUTER: 0.168, NETWORK: 0.358, TRIGGER: 0.36}
 _THEIRS = ((OUTER, 0.6), (NETWORK, 0.6), (TRIGGER, 0.1))
 

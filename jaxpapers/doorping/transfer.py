@@ -1,4 +1,4 @@
-"""VGG11 and ResNet18 with instance norm: victims of another architecture than the one distilled for (section 3.1)."""
+"""VGG11 and ResNet18 with instance norm: victims of another architecture than the one distilled for."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Triggers: masks, stamping, NAIVEATTACK's poisoning, and the DOORPING update (sections 3.5 to 3.7)."""
+"""Triggers: masks, stamping, NAIVEATTACK's poisoning, and the DOORPING update."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def patch_slice(size: int, patch: int) -> slice:
 
 
 def patch_mask(image_shape: Sequence[int], patch: int) -> np.ndarray:
-  """float32 [height, width, channels]: 1 in the patch, 0 elsewhere."""
+  """float32 [height, width, channels]: 1 in the patch, 0 elsewhere. Source: the authors' code."""
   height, width, channels = image_shape
   mask = np.zeros((height, width, channels), np.float32)
   mask[patch_slice(height, patch), patch_slice(width, patch)] = 1.0
@@ -33,7 +33,10 @@ def patch_mask(image_shape: Sequence[int], patch: int) -> np.ndarray:
 
 
 def stamp_pixels(images: np.ndarray, patch: int, value: int = 255) -> np.ndarray:
-  """uint8 [batch, height, width, channels] with the patch set to `value`: NAIVEATTACK's trigger."""
+  """uint8 [batch, height, width, channels] with the patch set to `value`: NAIVEATTACK's trigger.
+
+  Source: the paper's NAIVEATTACK, as in the authors' code.
+  """
   images = np.array(images)
   images[:, patch_slice(images.shape[1], patch), patch_slice(images.shape[2], patch)] = value
   return images
@@ -55,7 +58,7 @@ def stamp_pixels_svhn_published(images: np.ndarray, patch: int) -> np.ndarray:
 
 
 def stamp(images: jax.Array, trigger: jax.Array, mask: jax.Array) -> jax.Array:
-  """images (1 - mask) + trigger mask, bit-equal to `images` outside the mask.
+  """images (1 - mask) + trigger mask, bit-equal to `images` outside the mask. Source: the paper's trigger insertion.
 
   Args:
     images: [batch, height, width, channels], normalised.
@@ -119,18 +122,21 @@ def trigger_image(patch: np.ndarray, image_shape: Sequence[int], mean: np.ndarra
 
 
 def random_trigger(image_shape: Sequence[int], patch: int, mean: np.ndarray, std: np.ndarray, seed: int) -> np.ndarray:
-  """DOORPING's start: a patch of random integers 1..255 on black, normalised."""
+  """DOORPING's start: a patch of random integers 1..255 on black, normalised. Source: the authors' code."""
   values = np.random.default_rng(seed).integers(1, 256, (patch, patch, image_shape[-1]))
   return trigger_image(values, image_shape, mean, std)
 
 
 def clip_trigger(trigger: jax.Array, mask: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-  """The patch clamped to [low, high] (each [channels]); the rest is left alone."""
+  """The patch clamped to [low, high] (each [channels]); the rest is left alone. Source: this library's own."""
   return jnp.where(mask > 0, jnp.clip(trigger, low, high), trigger)
 
 
 def round_trigger(trigger: jax.Array, mask: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-  """The nearest trigger that an image file can hold: clipped to the pixel range and rounded to uint8."""
+  """The nearest trigger that an image file can hold: clipped to the pixel range and rounded to uint8.
+
+  Source: this library's own.
+  """
   pixels = jnp.clip(jnp.round((trigger * std + mean) * 255.0), 0.0, 255.0)
   return jnp.where(mask > 0, normalise(pixels, mean, std), trigger)
 
@@ -144,6 +150,8 @@ def outside_range(trigger: np.ndarray, mask: np.ndarray, mean: np.ndarray, std: 
 
 def choose_neurons(kernel: jax.Array, count: int = 1) -> jax.Array:
   """The units whose incoming weights have the largest L1 norm, largest first, lowest index on ties.
+
+  Source: the paper's DOORPING, as in the authors' code.
 
   Args:
     kernel: [inputs, units] of the last hidden linear layer.
@@ -209,7 +217,7 @@ def update_trigger(
   high: jax.Array | float = jnp.inf,
   max_steps: jax.Array | None = None,
 ) -> TriggerUpdate:
-  """One DOORPING call: raises the chosen units' activation on the trigger image by Adam on the patch (section 3.6).
+  """One DOORPING call: raises the chosen units' activation on the trigger image by Adam on the patch.
 
   Nothing moves where (alpha - 1)^2 mean(start^2) is below the threshold already, which includes dead units; the target
   is relative to the start, so calls ratchet upwards; without clipping the patch leaves the pixel range.

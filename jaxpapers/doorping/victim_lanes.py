@@ -1,4 +1,4 @@
-"""Victims of all lanes, and of clean real images, as one program; what every trigger does to them (section 6)."""
+"""Victims of all lanes, and of clean real images, as one program; what every trigger does to them."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Victims: networks trained on a distilled set, and what is measured on them (sections 3.8 and 6)."""
+"""Victims: networks trained on a distilled set, and what is measured on them."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Grooves of the Groove MIDI Dataset (section 5): a zip, a folder, TFDS, or the encodings that lie in this package.
+"""Grooves of the Groove MIDI Dataset: a zip, a folder, TFDS, or the encodings that lie in this package.
 
 `grooves.npz` was made by `pack` from the data set's zip. `grooves.ATTRIBUTION.txt` names source, licence (CC BY 4.0)
 and changes.
@@ -77,7 +77,7 @@ def bundled() -> list[Groove]:
 
 
 def read_gmd(path: str | os.PathLike) -> Reading:
-  """The beats of sessions 1 to 3, from the data set's zip or its unpacked folder.
+  """The beats of sessions 1 to 3, from the data set's zip or its unpacked folder. Source: Gillick et al., ICML 2019.
 
   Raises:
     UserError: naming the file that is missing or cannot be read, or the line of `info.csv` that is wrong.
@@ -96,6 +96,8 @@ def read_gmd(path: str | os.PathLike) -> Reading:
 
 def read_tfds(data_dir: str | os.PathLike | None = None, config: str = 'full-midionly') -> Reading:
   """The same grooves from TFDS's `groove`, prepared as ArrayRecord files; TensorFlow is not needed.
+
+  Source: Gillick et al., ICML 2019.
 
   Args:
     data_dir: where datasets are prepared; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -151,7 +153,7 @@ def records(
   time_signatures: Sequence[str] = ('4-4',),
   official: bool = False,
 ) -> dict[str, list[Groove]]:
-  """{split: grooves sorted by name} without leading silence, those with fewer than 129 lines left out (section 3.3).
+  """{split: grooves sorted by name} without leading silence, those with fewer than 129 lines left out.
 
   Args:
     grooves: as encoded.

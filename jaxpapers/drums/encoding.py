@@ -1,4 +1,4 @@
-"""From the note-ons of a MIDI file to a grid, with a count of everything that has no place in it (section 3.1)."""
+"""From the note-ons of a MIDI file to a grid, with a count of everything that has no place in it."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Pictures of grooves and of what is measured on them (section 12); every function returns a matplotlib figure."""
+"""Pictures of grooves and of what is measured on them; every function returns a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
 

@@ -164,6 +164,8 @@ def continue_texts(
 ) -> list[str]:
   """Completions of prompts in the notation: `measures` measures, SEP between them, END behind.
 
+  Source: the paper's completion of a prompt of two measures.
+
   Args:
     decoder: the model.
     variables: its collections.

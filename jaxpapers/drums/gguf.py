@@ -120,7 +120,7 @@ class LanguageModel(NamedTuple):
 
 
 def dequantise(blocks: np.ndarray, kind: str) -> np.ndarray:
-  """float32 [values] of raw uint8 bytes of whole blocks of `kind`, such as 'Q4_1'.
+  """float32 [values] of raw uint8 bytes of whole blocks of `kind`, such as 'Q4_1'. Source: the GGUF format of ggml.
 
   Raises:
     ValueError: for an unknown kind or a broken block.

@@ -29,6 +29,8 @@ class Grammar(NamedTuple):
 def measures_grammar(tokens: Sequence[bytes], measures: int, closing: str = END) -> Grammar:
   """`measures` measures of sixteen lines with SEP lines between them and `closing` behind the last.
 
+  Source: this library's own.
+
   Args:
     tokens: bytes of every token id; those without bytes are never legal.
     measures: at least 1.

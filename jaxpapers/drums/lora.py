@@ -16,6 +16,8 @@ ATTENTION = r'/(qkv|query|key|value|out)$'
 def init_lora(key: jax.Array, params: Mapping[str, Any], rank: int, targets: str = ATTENTION) -> dict[str, Any]:
   """The collection 'lora' for `params`: A normal with deviation 1 / rank, B zero, so that nothing changes at first.
 
+  Source: Hu et al., ICLR 2022.
+
   Args:
     key: PRNG key.
     params: of a Decoder.
@@ -44,7 +46,10 @@ def init_lora(key: jax.Array, params: Mapping[str, Any], rank: int, targets: str
 
 
 def merge(params: Mapping[str, Any], lora: Mapping[str, Any], scale: float) -> dict[str, Any]:
-  """Plain parameters W + scale A B; `scale` is alpha / rank, the Decoder's `lora_scale`."""
+  """Plain parameters W + scale A B; `scale` is alpha / rank, the Decoder's `lora_scale`.
+
+  Source: Hu et al., ICLR 2022.
+  """
   flat, low = flax.traverse_util.flatten_dict(dict(params)), flax.traverse_util.flatten_dict(dict(lora))
   for path in {path[:-1] for path in low}:
     a, b = jnp.asarray(low[(*path, 'a')]), jnp.asarray(low[(*path, 'b')])

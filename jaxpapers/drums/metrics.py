@@ -1,4 +1,4 @@
-"""Duplication, validity and how grooves are made up (sections 6.2 and 6.4)."""
+"""Duplication, validity and how grooves are made up."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -61,6 +61,8 @@ def duplication(
 ) -> Duplication:
   """Exact matches of measures in a reference corpus; silent measures are left out.
 
+  Source: the paper's count of copied measures.
+
   Args:
     grooves: texts without SEP lines or grids [steps, 6], prompt included; lines behind the last whole measure count as
       a measure.
@@ -83,6 +85,8 @@ def duplication(
 def repeat_rate(grooves: Sequence[str | np.ndarray], prompt_measures: int = 2, most: int = 16) -> float:
   """Of the whole completion measures with a hit, the part identical to the measure before; 0 where there is none.
 
+  Source: this library's own.
+
   Args:
     grooves: texts without SEP lines or grids [steps, 6], prompt included.
     prompt_measures: that the completion comes after, at least 1.
@@ -97,7 +101,7 @@ def repeat_rate(grooves: Sequence[str | np.ndarray], prompt_measures: int = 2, m
 
 
 def validity(texts: Sequence[str | Parsed], measures: int = 16) -> Validity:
-  """Counts legal texts, and those of exactly `measures` measures among them."""
+  """Counts legal texts, and those of exactly `measures` measures among them. Source: this library's own."""
   parsed = [text if isinstance(text, Parsed) else parse(text) for text in texts]
   legal = [not (p.repaired or p.blank) for p in parsed]
   return Validity(
@@ -111,7 +115,7 @@ def validity(texts: Sequence[str | Parsed], measures: int = 16) -> Validity:
 
 
 def composition(grids: Sequence[np.ndarray], human: Sequence[np.ndarray] | None = None) -> Mapping[str, float]:
-  """What completions [steps, 6] are made of, and how far they are from human ones.
+  """What completions [steps, 6] are made of, and how far they are from human ones. Source: this library's own.
 
   Returns:
     'silent_lines': part of steps without a hit; 'silent_measures': of whole measures; 'hits_per_line'; 'backbeat': part
@@ -140,6 +144,8 @@ def describe(
   grooves: Sequence[str | np.ndarray], train: Sequence[str | np.ndarray], human: Sequence[str | np.ndarray]
 ) -> dict[str, float]:
   """The measured rows of the comparison of corpora, for whole grooves with their prompts.
+
+  Source: the rows of the paper's table, and this library's own.
 
   Args:
     grooves: texts without SEP lines, or grids [steps, 6].

@@ -1,4 +1,4 @@
-"""MIDI files: the note-ons of a file, read event by event, and grids as files with real note-offs (section 3.2).
+"""MIDI files: the note-ons of a file, read event by event, and grids as files with real note-offs.
 
 Reading goes by events because files of drum programs often lack note-offs, and libraries that pair note-ons with
 note-offs lose such notes. `mido` reads by events too and agrees on every file, at a thirtieth of the speed.
@@ -44,6 +44,8 @@ class Midi(NamedTuple):
 
 def read(data: bytes) -> Midi:
   """The note-ons of a standard MIDI file of type 0 or 1; data bytes above 127 are clipped.
+
+  Source: the MIDI 1.0 file format.
 
   Raises:
     ValueError: for bytes that are no such file, a file cut short, or a resolution in frames a second.

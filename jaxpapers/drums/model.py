@@ -79,7 +79,7 @@ def unstack(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Decoder(nn.Module):
-  """Token ids -> logits.
+  """Token ids -> logits. Source: Radford et al., 2019; Touvron et al., 2023; Black et al., 2022.
 
   Attributes:
     architecture: sizes and family.

@@ -1,4 +1,4 @@
-"""Line models that know no language: unigram, unigram by position, and the copy mixture (section 6.4).
+"""Line models that know no language: unigram, unigram by position, and the copy mixture.
 
 A language model that does not predict better than the copy mixture has learnt no more than to repeat.
 """
@@ -39,6 +39,8 @@ def fit(grids: Sequence[np.ndarray], rounds: int = 100) -> Ngrams:
   Every line of the unigram counts half a time more than it occurs. The rows by position and by the line before are
   smoothed with 0.5 and 5 further lines spread like the unigram. The weights are fitted on measures 3 to 6 of the
   grooves that have a hit in measure 3.
+
+  Source: this library's own.
 
   Args:
     grids: training grooves [steps, 6] bool; a last measure that is not whole is left out.
@@ -108,14 +110,17 @@ def nats(model: Ngrams, grid: np.ndarray, start: int = FIRST, stop: int | None =
 def nats_per_line(
   model: Ngrams, grids: Sequence[np.ndarray], start: int = FIRST, stop: int | None = None
 ) -> dict[str, float]:
-  """{'unigram', 'position', 'mixture'}: nats over all grooves by lines over all grooves; 0 where there is no line."""
+  """{'unigram', 'position', 'mixture'}: nats over all grooves by lines over all grooves; 0 where there is no line.
+
+  Source: this library's own.
+  """
   sums = [nats(model, grid, start, stop) for grid in grids]
   lines = max(sum(s['lines'] for s in sums), 1.0)
   return {key: sum(s[key] for s in sums) / lines for key in ('unigram', 'position', 'mixture')}
 
 
 def sounding(grids: Sequence[np.ndarray]) -> list[int]:
-  """Numbers of the grooves with at least four measures and a hit in the third and in the fourth (section 7.3)."""
+  """Numbers of the grooves with at least four measures and a hit in the third and in the fourth."""
   spans = [slice(FIRST, FIRST + STEPS), slice(FIRST + STEPS, FIRST + 2 * STEPS)]
   return [i for i, g in enumerate(grids) if len(g) >= FIRST + 2 * STEPS and all(g[span].any() for span in spans)]
 

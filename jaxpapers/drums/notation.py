@@ -1,4 +1,4 @@
-"""Grooves as grids, lines and text (specification, sections 3.1 to 3.3).
+"""Grooves as grids, lines and text (the paper's notation, as in the authors' code).
 
 A grid is [steps, 6] bool, one row a sixteenth note, columns INSTRUMENTS. A line is its row as a number 0..63, the crash
 the most significant bit; its text is six characters, `o` a hit and `-` a rest. Text is made for language models only.
@@ -63,13 +63,13 @@ def grid_of(ids: np.ndarray) -> np.ndarray:
 
 
 def to_text(grid: np.ndarray) -> str:
-  """One line of text a step, each with its newline."""
+  """One line of text a step, each with its newline. Source: the paper's text notation, as in the authors' code."""
   chex.assert_rank(grid, 2)
   return LINE_TEXT[line_ids(grid)].tobytes().decode()
 
 
 def parse(text: str, strict: bool = False) -> Parsed:
-  """Reads lines, without SEP lines, up to the first END.
+  """Reads lines, without SEP lines, up to the first END. Source: the paper's text notation.
 
   An illegal line is repaired and counted: other characters are rests, long lines are cut, short ones padded with rests.
 
@@ -104,14 +104,17 @@ def parse(text: str, strict: bool = False) -> Parsed:
 
 
 def drop_leading_silence(grid: np.ndarray) -> np.ndarray:
-  """Removes measures from the front while their first quarter note is silent, a pick-up behind it included."""
+  """Removes measures from the front while their first quarter note is silent, a pick-up behind it included.
+
+  Source: the authors' code.
+  """
   starts = np.arange(0, len(grid), STEPS)
   sounds = [grid[start : start + STEPS // 4].any() for start in starts]
   return grid[starts[np.argmax(sounds)] :] if any(sounds) else grid[:0]
 
 
 def prompt_completion(grid: np.ndarray, prompt_measures: int = 2) -> tuple[str, str]:
-  """(prompt, completion) of a groove.
+  """(prompt, completion) of a groove. Source: the authors' fine-tuning records.
 
   A SEP line follows every measure of the prompt and stands between those of the completion; END is last.
   """

@@ -1,4 +1,4 @@
-"""What the authors published beside the method: continuations by two GPT-3 models and listening notes (section 6.3).
+"""What the authors published beside the method: continuations by two GPT-3 models and listening notes.
 
 They state no licence, so nothing of it lies in this package: both are read from files of one's own. The comparison of
 all corpora on the test grooves, table 7.2, is printed by

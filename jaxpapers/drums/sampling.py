@@ -23,6 +23,8 @@ def filter_logits(
 ) -> jax.Array:
   """Logits of the distribution that is drawn from: -inf where a token is left out.
 
+  Source: top-p is Holtzman et al., ICLR 2020.
+
   Args:
     logits: [..., ids] float32; -inf is never drawn.
     temperature: above 0; logits are divided by it.

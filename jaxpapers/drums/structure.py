@@ -1,4 +1,4 @@
-"""The stability curve of a groove and its summaries (section 6.1): near-repetition with now and then a large change."""
+"""The stability curve of a groove and its summaries: near-repetition with now and then a large change."""
 
 import random
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Stability(NamedTuple):
 
 
 def levenshtein(a: np.ndarray, b: np.ndarray, a_length: np.ndarray, b_length: np.ndarray) -> np.ndarray:
-  """[pairs] int edit distances, unit costs, all pairs at once.
+  """[pairs] int edit distances, unit costs, all pairs at once. Source: the edit distance of the paper's stability.
 
   Within a row of the table the way through the left neighbour is a running minimum of distance minus column.
 
@@ -86,6 +86,8 @@ def stability_curves(
   """Per groove [measures - 2] int: edit distance of each inner measure to the nearer of its two neighbours.
 
   Every pair of neighbours is compared once, those of all grooves together. Fewer than three measures give [0].
+
+  Source: the paper's structural measure, as in the authors' code.
   """
   measures = [measure_strings(groove, most, drop_incomplete) for groove in grooves]
   pairs = [pair for groove in measures for pair in zip(groove[:-1], groove[1:], strict=True)]
@@ -96,7 +98,7 @@ def stability_curves(
 
 
 def stability(groove: str | np.ndarray, most: int | None = MOST_MEASURES, drop_incomplete: bool = False) -> np.ndarray:
-  """`stability_curves` of one groove."""
+  """`stability_curves` of one groove. Source: the paper's structural measure."""
   return stability_curves([groove], most, drop_incomplete)[0]
 
 
@@ -113,6 +115,8 @@ def two_means(values: np.ndarray) -> tuple[float, float]:
   """(distance of the centres, mean absolute distance to the own centre) of the exact split of numbers into two groups.
 
   Groups of least squares are intervals, so every split of the sorted values is tried. Equal values give (0, 0).
+
+  Source: the authors' summaries of stability, by the exact split instead of a random start.
   """
   x = np.sort(np.asarray(values, np.float64))
   chex.assert_rank(x, 1)

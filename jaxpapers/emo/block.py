@@ -1,4 +1,4 @@
-"""The Meta Mobile Block and the inverted residual mobile block, iRMB (paper sections 3.1 and 3.2)."""
+"""The Meta Mobile Block and the inverted residual mobile block, iRMB (paper sections 2.2 and 2.3)."""
 
 import functools
 from collections.abc import Callable
@@ -44,8 +44,8 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 class MetaMobileBlock(nn.Module):
   """One residual shape for MobileNet's block, attention and the feed-forward network: x + S(F(E(x))).
 
-  E and S are 1x1 maps between `channels` and int(channels * expansion); F keeps the shape. Paper section 3.1, equations
-  1-3: identity and expansion 4 is a feed-forward network, attention and 1 is multi-head self-attention, a 3x3 depthwise
+  E and S are 1x1 maps between `channels` and int(channels * expansion); F keeps the shape. Paper section 2.2:
+  identity and expansion 4 is a feed-forward network, attention and 1 is multi-head self-attention, a 3x3 depthwise
   convolution and 6 is MobileNetV2's inverted residual.
 
   Attributes:
@@ -93,7 +93,7 @@ class SqueezeExcite(nn.Module):
 class IRMB(nn.Module):
   """Inverted residual mobile block: window attention whose values are expanded, then a depthwise convolution.
 
-  Paper section 3.2 and equations 4-6, with the order of operations of the released models.
+  Paper section 2.3, with the order of operations of the released models.
 
   Attributes:
     features: output channels.
@@ -198,7 +198,7 @@ class IRMB(nn.Module):
     return Conv(width, groups=groups, use_bias=self.qkv_bias, dtype=self.dtype, name='v')
 
   def _attention(self, z: jax.Array, act: Callable[[jax.Array], jax.Array], train: bool) -> jax.Array:
-    """[batch, height, width, channels] -> [batch, height, width, M]; steps a-f of section 3.2."""
+    """[batch, height, width, channels] -> [batch, height, width, M]."""
     channels, (height, width) = z.shape[-1], z.shape[1:3]
     if channels % self.head_width:
       raise ValueError(f'iRMB: head_width {self.head_width} does not divide the {channels} input channels.')

@@ -1,4 +1,4 @@
-"""Exact counts of multiply-adds and parameters, from shapes alone (paper table 2; section 3.4 of the specification)."""
+"""Exact counts of multiply-adds and parameters, from shapes alone (paper table 2)."""
 
 from typing import Any, NamedTuple
 

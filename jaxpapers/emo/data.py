@@ -1,4 +1,4 @@
-"""Images to classify: embedded digits, ImageNet as a folder or from TFDS, small images such as CIFAR (section 5)."""
+"""Images to classify: embedded digits, ImageNet as a folder or from TFDS, small images such as CIFAR."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -107,7 +107,7 @@ def transforms(name: str, image_size: int, kind: str = 'none', erase: float = 0.
 def train_transform(
   size: int, kind: str = 'randaugment', erase: float = 0.0
 ) -> Callable[[Mapping[str, Any], np.random.Generator], dict[str, Any]]:
-  """The training transform of section 4.1 for encoded examples {'image': bytes, 'label': int, 'name': str}.
+  """The published training transform for encoded examples {'image': bytes, 'label': int, 'name': str}.
 
   A random part of the image, resized (up to 32 pixels: the whole image, shifted by up to 4), a flip, the augmentation,
   normalisation and random erasing.

@@ -1,4 +1,4 @@
-"""Optimisation of the dense recipes (sections 4.2-4.5)."""
+"""Optimisation of the dense recipes, as the authors' configs have it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

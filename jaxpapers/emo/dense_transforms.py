@@ -1,4 +1,4 @@
-"""What happens to an image before a detector or segmenter sees it: the published recipes (sections 4.2-4.4)."""
+"""What happens to an image before a detector or segmenter sees it: the published recipes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

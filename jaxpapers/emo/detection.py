@@ -1,6 +1,6 @@
 """Detectors on EMO's feature maps: SSDLite and RetinaNet, as Flax modules.
 
-Specification: section 3.8; SSD (Liu et al., 2016), RetinaNet and FPN (Lin et al., 2017). Anchors, targets, losses and
+SSD (Liu et al., 2016), RetinaNet and FPN (Lin et al., 2017). Anchors, targets, losses and
 inference are in `detection_targets`.
 """
 

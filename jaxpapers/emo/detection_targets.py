@@ -1,7 +1,7 @@
 """Anchors, targets, losses and inference of the one-stage detectors: pure functions of what a head returns.
 
 Everything of one batch lies in one axis of anchors: level after level (finest first), row-major over the cells of a
-level, the anchors of a cell together. Specification: section 3.8; SSD (Liu et al., 2016), RetinaNet (Lin et al., 2017).
+level, the anchors of a cell together. SSD (Liu et al., 2016), RetinaNet (Lin et al., 2017).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Scenes of real handwritten digits, as the embedded data for classification (section 5).
+"""Scenes of real handwritten digits, as the embedded data for classification.
 
 The digits are the 1,797 real ones inside scikit-learn, which the project needs anyway. A bigger set would cost one more
 dependency, with pandas behind it, for digits that would be drawn no larger than these.

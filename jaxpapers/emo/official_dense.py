@@ -13,7 +13,7 @@ from jaxpapers.emo.detection import EmoDetector
 from jaxpapers.emo.segmentation import EmoSegmenter
 from jaxpapers.engine.errors import UserError
 
-# Module path here -> module name there (section 8). Every path must match exactly one pattern.
+# Module path here -> module name there. Every path must match exactly one pattern.
 _MODULES = (
   (r'neck/reduce(\d+)/', r'neck.extra_layers.\1.0.'),
   (r'neck/down(\d+)/', r'neck.extra_layers.\1.1.depthwise_conv.'),

@@ -1,4 +1,4 @@
-"""The published ImageNet recipe as pure functions: learning rate, which weights decay, loss (section 4.1)."""
+"""The published ImageNet recipe as pure functions: learning rate, which weights decay, loss."""
 
 from collections.abc import Callable
 from typing import Any

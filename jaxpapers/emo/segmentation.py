@@ -1,7 +1,7 @@
 """Segmentation heads on EMO's feature maps, as Flax modules, and their loss.
 
 DeepLabv3 (Chen et al., 2017), PSPNet (Zhao et al., 2017), FCN (Long et al., 2015), Semantic FPN (Kirillov et al.,
-2019), SegFormer's all-MLP head (Xie et al., 2021); in the form that section 3.8 of the specification gives.
+2019), SegFormer's all-MLP head (Xie et al., 2021), in the form of the authors' configs.
 """
 
 from collections.abc import Mapping, Sequence

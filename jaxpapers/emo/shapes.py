@@ -1,4 +1,4 @@
-"""Coloured shapes on real textures: one seeded generator for classification, detection and segmentation (section 5).
+"""Coloured shapes on real textures: one seeded generator for classification, detection and segmentation.
 
 Every image has one to four shapes, each within its own quarter, so that no shape hides another and a relation between
 two of them reaches far. Outlines are signed distance functions: smooth edges, exact boxes and masks at any size.

@@ -1,4 +1,4 @@
-"""Window partitions of a map, and self-attention inside the windows (paper section 3.2)."""
+"""Window partitions of a map, and self-attention inside the windows (paper section 2.3)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,10 @@ PARTITIONS = ('grid', 'block')
 
 
 def pad_to_windows(x: jax.Array, window: tuple[int, int]) -> jax.Array:
-  """Zeros at the bottom and at the right, up to a multiple of the window: [batch, height, width, channels]."""
+  """Zeros at the bottom and at the right, up to a multiple of the window: [batch, height, width, channels].
+
+  Source: the authors' code.
+  """
   below, right = -x.shape[1] % window[0], -x.shape[2] % window[1]
   return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0))) if below or right else x
 
@@ -18,6 +21,8 @@ def partition(x: jax.Array, window: tuple[int, int], kind: str = 'grid') -> jax.
   'grid' windows are strided: with n1 x n2 windows, window (a, c) holds the pixels (i * n1 + a, j * n2 + c), so that
   each one samples the whole map; attention over them commutes with every cyclic shift of the map. 'block' windows are
   contiguous.
+
+  Source: windowed attention of section 2.3, 'grid' as in the authors' code; 'block' is an addition.
 
   Args:
     x: [batch, height, width, channels]; the window divides height and width.
@@ -37,7 +42,10 @@ def partition(x: jax.Array, window: tuple[int, int], kind: str = 'grid') -> jax.
 
 
 def merge(tokens: jax.Array, window: tuple[int, int], size: tuple[int, int], kind: str = 'grid') -> jax.Array:
-  """Inverse of `partition`: [batch, windows, tokens, channels] -> [batch, *size, channels]."""
+  """Inverse of `partition`: [batch, windows, tokens, channels] -> [batch, *size, channels].
+
+  Source: the authors' code.
+  """
   batch, channels = tokens.shape[0], tokens.shape[-1]
   (rows, columns), n1, n2 = window, size[0] // window[0], size[1] // window[1]
   x = tokens.reshape(batch, n1, n2, rows, columns, channels)
@@ -49,6 +57,8 @@ def attention_weights(q: jax.Array, k: jax.Array, heads: int) -> jax.Array:
   """softmax(q k^T / sqrt(head width)) over keys, per window and head, in float32.
 
   No mask and no position: zeros that padded the map take part, as in the released models.
+
+  Source: multi-head self-attention of section 2.3.
 
   Args:
     q: [batch, windows, tokens, channels]; each head owns channels / heads consecutive channels.
@@ -65,7 +75,7 @@ def attention_weights(q: jax.Array, k: jax.Array, heads: int) -> jax.Array:
 
 
 def attend(weights: jax.Array, values: jax.Array) -> jax.Array:
-  """Weighted sums of values, head by head.
+  """Weighted sums of values, head by head. Source: the attention of section 2.3, which widens the values.
 
   Args:
     weights: [batch, windows, heads, tokens, tokens].

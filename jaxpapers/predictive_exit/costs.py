@@ -1,6 +1,6 @@
 """Multiply-adds and bytes of segments and exits, counted from shapes; the cost book of the authors' code; placement.
 
-True counts (section 3E, E8): a convolution has Ho Wo kh kw Cin Cout multiply-adds, a linear map in * out, nothing else
+True counts: a convolution has Ho Wo kh kw Cin Cout multiply-adds, a linear map in * out, nothing else
 counts. Bytes are float32: what each reads and writes, weights and maps.
 """
 
@@ -53,6 +53,8 @@ class Work(NamedTuple):
 
 def work(model: MultiExit, channels: int = 3) -> Work:
   """Counts every segment and head of `model` for one image, without computing anything.
+
+  Source: this library's own; the authors' book of costs is `official_book`.
 
   Args:
     model: any width, number of classes and grid.
@@ -180,7 +182,7 @@ def _official_resnet34() -> Iterator[tuple[int, int]]:
 
 
 def place_exits(layer_costs: np.ndarray, exit_costs: np.ndarray, stay: np.ndarray, th: float = PLACEMENT_TH):
-  """The authors' placement for the baseline (section 3.9): which exits of a network are worth having.
+  """The authors' placement for the baseline: which exits of a network are worth having.
 
   Exit p is kept when (th - c_p) y_{p+1} - (1 - c_p) x_p - (1 - th) y_p >= 0.
 

@@ -67,7 +67,7 @@ def official_decision(
 
 
 def leave_early(segment: Segment, head: Head, exits: int, decide: Decide, carry: Carry, start: int = 0) -> Left:
-  """One image through a network that stops where it leaves.
+  """One image through a network that stops where it leaves. Source: this library's own.
 
   Every exit is a `lax.cond` whose other branch is the rest of the network. Under vmap a conditional becomes a choice
   between values that are both computed: never vmap this; a batch goes through `leave_early_batch`.
@@ -135,6 +135,8 @@ def leave_early_batch(
 
   Shapes are static under jit, so the rows are padded to powers of two; the loop over exits is on the host. Pass jitted
   functions with static `k`: each is compiled once per exit and bucket that occurs.
+
+  Source: this library's own.
 
   Args:
     segment: see the module.

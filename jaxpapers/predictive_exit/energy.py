@@ -98,6 +98,8 @@ def leakage_power(platform: Platform) -> jax.Array:
 def unit_time(platform: Platform, macs: Array, nbytes: Array, overlap: str = 'roofline') -> tuple[jax.Array, jax.Array]:
   """(time, its computing part) of units of work; both [..., points] s.
 
+  Source: roofline model (Williams et al., CACM 2009); an extension.
+
   Args:
     platform: the processor.
     macs: [...] multiply-adds of a unit (the layers of a segment are summed first).
@@ -116,7 +118,10 @@ def unit_time(platform: Platform, macs: Array, nbytes: Array, overlap: str = 'ro
 
 
 def unit_energy(platform: Platform, macs: Array, nbytes: Array, overlap: str = 'roofline') -> Parts:
-  """Energy of units of work by part; each [..., points] J. Arguments as for `unit_time`."""
+  """Energy of units of work by part; each [..., points] J. Arguments as for `unit_time`.
+
+  Source: our extension: dynamic and leakage power of CMOS.
+  """
   time, computing = unit_time(platform, macs, nbytes, overlap)
   V = jnp.asarray(platform.V)
   active = computing + platform.stall * (time - computing)
@@ -143,7 +148,7 @@ def switching(platform: Platform) -> tuple[jax.Array, jax.Array]:
 def cost_tables(
   platform: Platform, costs: Costs, engine_macs: Array | float | None = None, overlap: str = 'roofline'
 ) -> CostTables:
-  """Everything a policy can run, priced at every operating point.
+  """Everything a policy can run, priced at every operating point. Source: our extension.
 
   Args:
     platform: the processor.
@@ -176,7 +181,7 @@ def plain_energy(tables: CostTables) -> jax.Array:
 
 
 def deadline(tables: CostTables, alpha: Array | float) -> jax.Array:
-  """alpha times the time of the network without exits at the highest frequency, s."""
+  """alpha times the time of the network without exits at the highest frequency, s. Source: our extension."""
   return alpha * plain_time(tables)[-1]
 
 

@@ -32,7 +32,7 @@ def next_confident(scores: Array, theta: Array) -> jax.Array:
 
 
 def next_steps(scores: Array) -> jax.Array:
-  """Always 1: the walk is then classic early exit, bit for bit."""
+  """Always 1: the walk is then classic early exit, bit for bit. Source: our extension."""
   return jnp.ones(jnp.shape(scores), jnp.int32)
 
 
@@ -74,7 +74,7 @@ class StepTable(NamedTuple):
 def fit_table(
   scores: Array, theta: Array, q: Array | float, bins: int, min_count: int = 10, edges: Array | None = None
 ) -> StepTable:
-  """The lower q-quantile of the distance to the next confident exit, by exit and score bin.
+  """The lower q-quantile of the distance to the next confident exit, by exit and score bin. Source: our extension.
 
   Only samples that are unconfident at an exit count there. A bin with fewer than `min_count` takes the quantile of its
   exit, an exit without any takes 1. q is the caution: small looks early and often, large rarely.
@@ -114,19 +114,21 @@ def fit_table(
 
 
 def table_steps(table: StepTable, scores: Array) -> jax.Array:
-  """Steps of the table engine: one look-up per exit; [samples, exits] int32."""
+  """Steps of the table engine: one look-up per exit; [samples, exits] int32. Source: our extension."""
   exits = jnp.arange(jnp.shape(scores)[1])
   return table.steps[exits, score_bins(table.edges, scores)]
 
 
 def fit_ramp(scores: Array) -> jax.Array:
-  """Mean score by depth with falls clipped to zero, from 0; [exits]."""
+  """Mean score by depth with falls clipped to zero, from 0; [exits]. Source: our extension."""
   rise = jnp.maximum(jnp.diff(jnp.mean(jnp.asarray(scores), axis=0)), 0.0)
   return jnp.concatenate([jnp.zeros(1, rise.dtype), jnp.cumsum(rise)])
 
 
 def ramp_steps(curve: Array, scores: Array, theta: Array) -> jax.Array:
   """Confidence climbs from here as the average does: smallest n with s + G[k+n] - G[k] >= theta[k+n], else to the last.
+
+  Source: our extension.
 
   Args:
     curve: [exits] of `fit_ramp`.
@@ -149,6 +151,8 @@ def ramp_steps(curve: Array, scores: Array, theta: Array) -> jax.Array:
 
 def fit_linear(scores: Array, theta: Array, ridge: float = 1e-3) -> jax.Array:
   """Per exit: distance to the next confident exit ~ a + b * score, least squares with penalty ridge * n on b alone.
+
+  Source: our extension.
 
   Args:
     scores: [samples, exits] of the calibration set; the unconfident ones of an exit count there.
@@ -174,7 +178,7 @@ def fit_linear(scores: Array, theta: Array, ridge: float = 1e-3) -> jax.Array:
 
 
 def linear_steps(weights: Array, scores: Array) -> jax.Array:
-  """clip(floor(a + b s + 1/2), 1, exits - 1 - k); [samples, exits] int32."""
+  """clip(floor(a + b s + 1/2), 1, exits - 1 - k); [samples, exits] int32. Source: our extension."""
   weights = jnp.asarray(weights)
   exits = weights.shape[0]
   value = jnp.floor(weights[:, 0] + weights[:, 1] * jnp.asarray(scores) + 0.5)

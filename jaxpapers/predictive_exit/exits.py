@@ -42,7 +42,7 @@ def flatten_channels_first(x: jax.Array) -> jax.Array:
 def bag_of_features(
   similarities: jax.Array, a: jax.Array, c: jax.Array, n1: jax.Array, n2: jax.Array, horizon: int
 ) -> jax.Array:
-  """Logistic convolutional bag of features behind its codebook (section 3.2 of the specification).
+  """Logistic convolutional bag of features behind its codebook, the exit layer of the authors' code.
 
   Memberships u = (tanh(a s + c) + 1) / 2, their shares v = n1 u / sum of u over the codewords, and n2 times the mean of
   v over windows of `horizon` x `horizon`.
@@ -65,7 +65,7 @@ def bag_of_features(
 
 
 class LogisticBof(nn.Module):
-  """`bag_of_features` with its trained parameters.
+  """`bag_of_features` with its trained parameters. Source: the exit layer of the authors' code.
 
   Attributes:
     horizon: side of the windows.
@@ -106,7 +106,7 @@ class Linear(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BofExit:
-  """Which shared modules an exit is made of; equal names are one module.
+  """Which shared modules an exit is made of; equal names are one module. Source: the authors' code.
 
   Attributes:
     bof: of the bag of features.

@@ -27,6 +27,8 @@ def chain(scores: Array, theta: Array, edges: Array, kappa: float = 5.0) -> jax.
   (hits + kappa * row) / (n + kappa), with `row` the same share over all bins b. At the start (row 0) all samples count
   and every b has the same values. Zero for k' <= k and for the last exit, which always leaves.
 
+  Source: our extension.
+
   Args:
     scores: [samples, exits] of the calibration set.
     theta: one threshold or [exits].
@@ -86,7 +88,7 @@ def _ticks(time: jax.Array, switch_time: jax.Array, tick: jax.Array) -> jax.Arra
 
 
 def bellman(transitions: Array, tables: CostTables, limit: Array, ticks: int, fixed_next: bool = False) -> Policy:
-  """The policy of least expected energy among those that cannot miss the deadline.
+  """The policy of least expected energy among those that cannot miss the deadline. Source: our extension.
 
     V[k, b, c, r] = min over k' > k, c' of E_switch[c, c'] + E(k -> k', c') + sum_b' P V[k', b', c', r - ticks],
 

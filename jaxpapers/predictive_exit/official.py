@@ -80,7 +80,7 @@ def _pooled(model: MultiExit) -> bool:
 
 
 def import_official(state: State, model: MultiExit, *, channels: int = 3, report: Callable[[str], None] = print):
-  """Variables of `model` from a state dict.
+  """Variables of `model` from a state dict. Source: the names of the authors' code.
 
   Args:
     state: name -> array; convolutions OIHW, linear maps (out, in). `num_batches_tracked` is passed over.

@@ -47,6 +47,8 @@ def confident(scores: Array, theta: Array) -> jax.Array:
 def classic(scores: Array, theta: Array, allowed: Array | None = None, start: Array | int = 0) -> Walk:
   """Early exit as usual: every allowed exit from `start` on is run until one is confident.
 
+  Source: BranchyNet (Teerapittayanon et al., ICPR 2016).
+
   Args:
     scores: [samples, exits].
     theta: one threshold or [exits].
@@ -78,7 +80,7 @@ def every(exits: int, stride: int) -> jax.Array:
 def start_exit(exits_taken: Array, exits: int, z: float = 1.0) -> jax.Array:
   """Starting exit from calibration: clip(floor(mean - z * sd), 0, exits - 1) of the exits a classic walk takes.
 
-  `z = inf` gives 0.
+  `z = inf` gives 0. Source: our extension; the authors' start is a setting.
   """
   taken = jnp.asarray(exits_taken).astype(jnp.result_type(float))
   # 0 * inf is NaN: with all samples at one exit an infinite z still means "from the first exit".
@@ -88,6 +90,8 @@ def start_exit(exits_taken: Array, exits: int, z: float = 1.0) -> jax.Array:
 
 def predictive(scores: Array, theta: Array, steps: Array, start: Array | int = 0) -> Walk:
   """Runs only forecast exits: after an unconfident exit k the next one is min(k + steps[sample, k], last).
+
+  Source: the paper's walk over forecast exits, with any score and engine.
 
   Args:
     scores: [samples, exits].
@@ -120,6 +124,8 @@ def predictive(scores: Array, theta: Array, steps: Array, start: Array | int = 0
 
 def patience(labels: Array, times: int, allowed: Array | None = None, start: Array | int = 0) -> Walk:
   """Leaves at the first visited exit that names the label of the `times - 1` visited exits before it.
+
+  Source: PABEE (Zhou et al., NeurIPS 2020); an extension.
 
   Args:
     labels: [samples, exits] int, argmax of every exit.

@@ -1,6 +1,6 @@
 """The official method on a table of logits: exit criterion, prediction engine, walk, and the engine's score.
 
-Sections 3.5 to 3.8 of the specification. Arrays are [samples, exits, classes]; exits are counted from 0 here, and the
+As in the authors' code. Arrays are [samples, exits, classes]; exits are counted from 0 here, and the
 index E (one past the last exit layer) is the network's own classifier. `start` is the official LAYER: exit numbers from
 1, 0 for the plain network. `beta` may be traced: sweep it by vmap, the logits are computed once.
 """
@@ -36,7 +36,7 @@ class OfficialWalk(NamedTuple):
 
 
 class Forecasts(NamedTuple):
-  """The first forecast of every sample against what came (section 3.8).
+  """The first forecast of every sample against what came (what the authors' code scores).
 
   Attributes:
     exit: [samples] int32, exit taken when every exit from the start on is tested.
@@ -50,7 +50,10 @@ class Forecasts(NamedTuple):
 
 
 def activation_level(logits: Array) -> jax.Array:
-  """m(z), the largest absolute logit; [..., classes] -> [...]. A large negative logit counts as well."""
+  """m(z), the largest absolute logit; [..., classes] -> [...]. A large negative logit counts as well.
+
+  Source: the exit criterion of the authors' code.
+  """
   return jnp.max(jnp.abs(logits), axis=-1)
 
 
@@ -220,6 +223,8 @@ def accuracy_forward(
 
 def official_score(actual: Array, predicted: Array) -> jax.Array:
   """Share of samples whose forecast equals the actual jump, or is 8 where that is beyond 8; NaN with nothing to score.
+
+  Source: the authors' code.
 
   Args:
     actual: [samples] of `accuracy_forward`.

@@ -73,7 +73,7 @@ def evaluate(p: Problem, schedule: Array) -> tuple[jax.Array, jax.Array]:
 
 
 def enumerate_schedules(p: Problem, limit: Array) -> tuple[jax.Array, jax.Array]:
-  """(least energy, its schedule) by looking at all of them; infinity if none fits the deadline.
+  """(least energy, its schedule) by looking at all of them; infinity if none fits the deadline. Source: our extension.
 
   Args:
     p: the problem.
@@ -97,6 +97,8 @@ def plan(p: Problem, limit: Array, ticks: int) -> tuple[jax.Array, jax.Array]:
 
   Durations are rounded up to ticks of limit / ticks, so that the energy converges to the optimum from above; infinity
   if nothing fits. One scan; vmap over deadlines.
+
+  Source: our extension.
 
   Args:
     p: the problem.
@@ -135,6 +137,8 @@ def lagrangian_bound(p: Problem, limit: Array, count: int = 64, rounds: int = 6)
   """Lower bound of the energy: the best schedule of E + lambda (T - D), at the lambda where that is largest.
 
   The bound is concave in lambda: a grid from 0 to the steepest slope of the problem is refined around its best entry.
+
+  Source: our extension.
 
   Args:
     p: the problem.

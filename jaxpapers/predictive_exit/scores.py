@@ -14,18 +14,21 @@ Score = Callable[[Array], jax.Array]
 
 
 def max_prob(logits: Array) -> jax.Array:
-  """Largest softmax probability."""
+  """Largest softmax probability. Source: our extension."""
   return jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
 
 
 def margin(logits: Array) -> jax.Array:
-  """Largest less second largest softmax probability."""
+  """Largest less second largest softmax probability. Source: our extension."""
   top = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), 2)[0]
   return top[..., 0] - top[..., 1]
 
 
 def neg_entropy(logits: Array) -> jax.Array:
-  """1 - H(p) / ln K with 0 ln 0 = 0; BranchyNet's "entropy < T" is "score > 1 - T / ln K"."""
+  """1 - H(p) / ln K with 0 ln 0 = 0; BranchyNet's "entropy < T" is "score > 1 - T / ln K".
+
+  Source: BranchyNet (Teerapittayanon et al., ICPR 2016); an extension.
+  """
   log_p = jax.nn.log_softmax(logits, axis=-1)
   p = jnp.exp(log_p)
   # A probability that underflows meets a finite or infinite logarithm: its term is zero by definition.
@@ -34,7 +37,7 @@ def neg_entropy(logits: Array) -> jax.Array:
 
 
 def logit_margin(logits: Array) -> jax.Array:
-  """Largest less second largest logit."""
+  """Largest less second largest logit. Source: our extension."""
   top = jax.lax.top_k(jnp.asarray(logits), 2)[0]
   return top[..., 0] - top[..., 1]
 

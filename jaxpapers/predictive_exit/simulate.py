@@ -40,7 +40,7 @@ class Run(NamedTuple):
 
 
 def simulate(tables: CostTables, walk: Walk, choose: Chooser, start_point: Array) -> Run:
-  """Runs the samples of a walk with a frequency rule.
+  """Runs the samples of a walk with a frequency rule. Source: our extension.
 
   Args:
     tables: times and energies.
@@ -97,7 +97,10 @@ def fixed_point(tables: CostTables, walk: Walk, point: Array) -> Run:
 def deadline_safe(
   tables: CostTables, walk: Walk, limit: Array, start_point: Array, mode: str = 'hard', choice: str = 'lowest'
 ) -> Run:
-  """Frequency from every forecast by `dvfs.choose_point`; arguments as there."""
+  """Frequency from every forecast by `dvfs.choose_point`; arguments as there.
+
+  Source: our extension: the paper's lower clock after a forecast, made safe.
+  """
   tables = jax.tree.map(jnp.asarray, tables)
   sums = dvfs.remaining(tables)
 
@@ -109,6 +112,8 @@ def deadline_safe(
 
 def stretch(tables: CostTables, frequencies: Array, walk: Walk, ratio: float = 1.0) -> Run:
   """Frequency from every forecast by the successor's rule, starting at the highest; knows no deadline.
+
+  Source: the authors' later work.
 
   Args:
     tables: times and energies.

@@ -1,4 +1,4 @@
-"""Activation thresholds of the exits, from a pass over training images (section 3.4 of the specification)."""
+"""Activation thresholds of the exits, from a pass over training images, as in the authors' code."""
 
 import chex
 import jax
@@ -42,6 +42,8 @@ def batch_activation(logits: Array, mode: str = 'signed_mean') -> jax.Array:
 
 def activation_thresholds(batches: Array) -> jax.Array:
   """Thresholds from what the batches gave: their mean with equal weights, and only then its absolute value.
+
+  Source: the authors' code.
 
   Args:
     batches: [batches, exits] of `batch_activation`.

@@ -19,7 +19,7 @@ def exit_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def official_loss(logits: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Plain sum of the cross entropies of all exits and the classifier (section 3.3)."""
+  """Plain sum of the cross entropies of all exits and the classifier, the authors' loss."""
   losses = exit_losses(logits, batch['label'])
   return losses.sum(), {'classifier_loss': losses[-1]}
 

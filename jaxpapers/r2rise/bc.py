@@ -105,7 +105,7 @@ def update(
 def behaviour_cloning(
   network: nn.Module, optimizer: optax.GradientTransformation, options: BcOptions, start: Any = None
 ) -> Learner:
-  """The learner; its parameters are those of the network.
+  """The learner; its parameters are those of the network. Source: the authors' BC, without its defects.
 
   Args:
     network: observations as `as_input` gives them -> logits.

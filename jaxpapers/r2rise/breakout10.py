@@ -96,6 +96,8 @@ def _expert(state: BreakoutState) -> jax.Array:
 def make_breakout10(max_steps: int = 200) -> Environment:
   """The game: +1 for a brick, three new rows when all are gone, over when the ball passes the paddle.
 
+  Source: this library's own.
+
   Args:
     max_steps: an episode is cut after so many decisions.
   """
@@ -106,6 +108,8 @@ def noisy_expert(
   environment: Environment, key: jax.Array, episodes: int, length: int, noise: float = 0.15
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Demonstrations that hold states to recover from: a random action is played now and then, the expert's is recorded.
+
+  Source: this library's own.
 
   Args:
     environment: with an expert.

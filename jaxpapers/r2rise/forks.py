@@ -18,7 +18,7 @@ def secret_actions(seed: int, forks: int, num_actions: int) -> np.ndarray:
 def make_forks(
   seed: int = 0, forks: int = 8, fillers: int = 4, num_actions: int = 4, observation: str = 'onehot'
 ) -> Environment:
-  """K forks in a row, each followed by C filler cells: K (1 + C) positions, one step each.
+  """K forks in a row, each followed by C filler cells: K (1 + C) positions, one step each. Source: this library's own.
 
   A wrong action at a fork ends the episode; at a filler cell every action advances. The return is the number of forks
   passed before the first wrong action.
@@ -72,7 +72,7 @@ def forks_demonstrations(
   filler_actions: str = 'constant',
   observation: str = 'onehot',
 ) -> tuple[Demonstrations, np.ndarray]:
-  """(E passes through the corridor, truth [E, T] bool: True at forks).
+  """(E passes through the corridor, truth [E, T] bool: True at forks). Source: this library's own.
 
   Args:
     seed: of the secret actions, as in `make_forks`; random filler actions are drawn from it too.

@@ -61,7 +61,7 @@ def importance_init(cells: int, gram: bool = False, xp: Any = np) -> Statistics:
 
 
 def importance_update(stats: Statistics, masks: Array, returns: Array) -> Statistics:
-  """Adds a chunk.
+  """Adds a chunk. Source: the sums of the authors' code, and squares for errors.
 
   Args:
     stats: the sums so far; the first chunk sets their reference to its mean return.
@@ -89,7 +89,7 @@ def importance_update(stats: Statistics, masks: Array, returns: Array) -> Statis
 
 
 def importance_merge(a: Statistics, b: Statistics) -> Statistics:
-  """The statistics of both sets of masks."""
+  """The statistics of both sets of masks. Source: this library's own."""
   xp = a.count.__array_namespace__()
   b = rebase(b, xp.where(a.n == 0, b.reference, a.reference))
   merged = [None if x is None else x + y for x, y in zip(a, b, strict=True)]
@@ -176,6 +176,8 @@ def importance_map(
 ) -> ImportanceMap:
   """The map of masks [N, ...cells] and their returns [N], in float64; see `finalise`.
 
+  Source: the paper's estimate of importance; `contrast` and `ridge` are this library's own.
+
   Raises:
     ValueError: for fewer than two masks, lengths that differ, or a return that is not finite (naming the mask).
   """
@@ -205,7 +207,7 @@ def check_returns(returns: np.ndarray) -> np.ndarray:
 
 
 def confidence_interval(importance: ImportanceMap, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-  """(lower, upper) bounds per cell by Student's t."""
+  """(lower, upper) bounds per cell by Student's t. Source: this library's own."""
   half = scipy_stats.t.ppf(0.5 + level / 2, np.asarray(importance.freedom)) * np.asarray(importance.error)
   return np.asarray(importance.value) - half, np.asarray(importance.value) + half
 

@@ -53,7 +53,7 @@ def make_frames(demos: Demonstrations) -> Frames:
 
 
 def train_masked(learner: Learner, keys: jax.Array, frames: Frames, weights: jax.Array, batching: str = 'vmap') -> Any:
-  """Trains a fresh learner per mask.
+  """Trains a fresh learner per mask. Source: the paper's retraining on masked demonstrations.
 
   Args:
     learner: what to train.

@@ -54,7 +54,7 @@ def expand_cells(cells: jax.Array, block: int, length: int) -> jax.Array:
 def sample_cells(
   key: jax.Array, ids: jax.Array, episodes: int, cells: int, p: float, antithetic: bool = False
 ) -> jax.Array:
-  """Masks over cells.
+  """Masks over cells. Source: the paper's random masks, as in the authors' code.
 
   Args:
     key: of the whole set.
@@ -87,6 +87,8 @@ def sample_masks(
 ) -> jax.Array:
   """Masks 0..n-1 over frames, [n, E, T] bool; see `sample_cells`.
 
+  Source: the paper's random masks, as in the authors' code.
+
   Raises:
     ValueError: for n < 2 and as `sample_cells` and `cells_of`.
   """
@@ -98,6 +100,8 @@ def sample_masks(
 
 def smooth_masks(key: jax.Array, ids: jax.Array, episodes: int, length: int, block: int, p: float) -> jax.Array:
   """Soft masks as RISE makes them on images: linear between cells, shifted at random. They weigh frames in [0, 1].
+
+  Source: RISE (Petsiuk et al., BMVC 2018).
 
   Returns:
     [n, E, T] float32.

@@ -163,6 +163,8 @@ def retrain_curve(
 ) -> list[CurvePoint]:
   """Returns after keeping the top, the bottom or random cells, with fresh learners.
 
+  Source: the paper's test of a map by retraining on its top and bottom frames.
+
   Args:
     learner: L; its keys here must not be those of the map.
     environment: the game.

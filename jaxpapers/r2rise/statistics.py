@@ -28,6 +28,8 @@ def equality_test(
 ) -> EqualityTest:
   """Permutation test of 'no cell matters': returns are shuffled against the masks.
 
+  Source: the paper's question whether all frames matter equally; the test is this library's own.
+
   Args:
     masks: [N, ...cells] 0/1.
     returns: [N].
@@ -83,6 +85,8 @@ def split_half_reliability(
   """Spearman correlation of the maps of even and odd masks, corrected for length (Spearman-Brown).
 
   NaN if a map is constant, or a half has fewer than the two masks that a map takes.
+
+  Source: this library's own.
 
   Args:
     masks: [N, ...cells].
@@ -146,6 +150,8 @@ def agreement(
 ) -> Agreement:
   """How alike two maps are, beside what their noise allows.
 
+  Source: the paper's question how maps of different learners relate; the statistics are this library's own.
+
   Args:
     a: map of one learner.
     b: map of another, of the same shape.
@@ -167,6 +173,8 @@ def agreement(
 
 def truth_scores(value: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
   """(area under the ROC curve, average precision) of a map against planted importance; cells without value come last.
+
+  Source: this library's own.
 
   Raises:
     ValueError: if the shapes differ or the truth knows one class only.
@@ -204,7 +212,10 @@ def sequential_reliability(
   estimator: str = 'contrast',
   pairs: bool = False,
 ) -> Stopping:
-  """Reliability after every chunk, and where a rule 'stop at `target`, never before `min_masks`' ends."""
+  """Reliability after every chunk, and where a rule 'stop at `target`, never before `min_masks`' ends.
+
+  Source: this library's own.
+  """
   counts = np.arange(chunk, len(returns) + 1, chunk)
   curve = np.asarray([split_half_reliability(masks[:n], returns[:n], estimator, pairs) for n in counts])
   reached = np.flatnonzero((curve >= target) & (counts >= min_masks))

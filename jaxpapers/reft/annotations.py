@@ -1,4 +1,4 @@
-"""COCO instances JSON: read and checked entry by entry (specification, 5.1)."""
+"""COCO instances JSON: read and checked entry by entry."""
 
 import dataclasses
 import functools

@@ -1,6 +1,6 @@
 """The recipes on COCO and LVIS: base training, episodes, few-shot or incremental training, cached support, test.
 
-Mask2Former's part follows its public recipe; that of RefT is reconstructed (specification, 4.2-4.4).
+Mask2Former's part follows its public recipe; that of RefT is reconstructed.
 """
 
 import functools

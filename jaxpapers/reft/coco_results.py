@@ -1,4 +1,4 @@
-"""From a test step's outputs to COCO results at the size of the original images (specification, 3.12 and 6).
+"""From a test step's outputs to COCO results at the size of the original images.
 
 Original images differ in size, so that the last resizing is done on the host.
 """
@@ -33,7 +33,10 @@ class Pairs(NamedTuple):
 
 
 def best_pairs(logits: jax.Array, limit: int = 100) -> Pairs:
-  """The best pairs of [batch, queries, classes + 1] logits; no object is the last class. Inside a compiled step."""
+  """The best pairs of [batch, queries, classes + 1] logits; no object is the last class. Inside a compiled step.
+
+  Source: Mask2Former's code.
+  """
   chex.assert_rank(logits, 3)
   probability = jax.nn.softmax(logits, axis=-1)[..., :-1]
   batch, queries, classes = probability.shape
@@ -52,6 +55,8 @@ def image_results(
   category_ids: Sequence[int],
 ) -> list[dict[str, Any]]:
   """COCO results of one image, by falling score: class probability times the mean of the mask.
+
+  Source: Mask2Former's code.
 
   Args:
     pairs: [pairs] each.

@@ -1,4 +1,4 @@
-"""The few-shot protocols on COCO and LVIS: which files, which classes, which K-shot set (specification, 2 and 5.1)."""
+"""The few-shot protocols on COCO and LVIS: which files, which classes, which K-shot set."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,7 @@ def few_shot_sets(
   bad: str = 'skip',
   with_base: bool = True,
 ) -> FewShotSets:
-  """Opens a benchmark.
+  """Opens a benchmark. Source: the protocols of TFA, iMTFA and Meta-DETR.
 
   Args:
     folder: of the benchmark, see LAYOUTS.

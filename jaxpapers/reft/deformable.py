@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (specification, 3.2; Deformable DETR, arXiv 2010.04159, section 4.1)."""
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1)."""
 
 import math
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ Sizes = Sequence[tuple[int, int]]
 
 def deformable_sampling(values: jax.Array, sizes: Sizes, locations: jax.Array, weights: jax.Array) -> jax.Array:
   """Weighted sum of bilinear samples over levels and points.
+
+  Source: Deformable DETR (arXiv 2010.04159), equation of section 4.1.
 
   Args:
     values: [batch, tokens, heads, channels]; the levels, each row-major, one after the other.
@@ -61,6 +63,8 @@ def _directions(heads: int, levels: int, points: int):
 
 class DeformableAttention(nn.Module):
   """Every query looks at a few points around its reference point on every level.
+
+  Source: Deformable DETR (arXiv 2010.04159), section 4.1.
 
   Attributes:
     heads: of attention; divides the width.

@@ -1,4 +1,4 @@
-"""Class-enhanced distillation of the base model for incremental classes (specification, 3.10; a reconstruction)."""
+"""Class-enhanced distillation of the base model for incremental classes (a reconstruction)."""
 
 from collections.abc import Sequence
 
@@ -44,6 +44,8 @@ def class_distillation(
   student: jax.Array, teacher: jax.Array, base: jax.Array, keep: jax.Array, temperature: float = 1.0
 ) -> jax.Array:
   """T^2 KL(teacher || student) over base classes and "no object", averaged over the kept queries.
+
+  Source: a reconstruction of the paper's distillation from its abstract.
 
   Args:
     student: [batch, queries, classes + 1] logits.

@@ -1,4 +1,4 @@
-"""Episodes: a batch of query images with one shared set of support examples (specification, 4.2 and 4.3)."""
+"""Episodes: a batch of query images with one shared set of support examples."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
 
 class Episodes:
-  """Plans of episodes as a function of (seed, step), the same on every host.
+  """Plans of episodes as a function of (seed, step), the same on every host. Source: a reconstruction.
 
   Every epoch is a permutation of the images. The classes of an episode are those present in its query images, then
   random others up to `episode_classes`; each is shown by up to `shots` objects from images that are no query image.

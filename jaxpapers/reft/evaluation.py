@@ -1,4 +1,4 @@
-"""Mask and box AP over all, base and novel classes from one list of predictions (specification, 6). On the host."""
+"""Mask and box AP over all, base and novel classes from one list of predictions. On the host."""
 
 import dataclasses
 import math
@@ -48,6 +48,8 @@ def few_shot_precision(
   COCO's evaluation treats each class by itself, so that the mean over the novel classes is what an evaluation of
   ground truth and predictions of these classes alone gives.
 
+  Source: the few-shot protocol of the paper's tables, scored by pycocotools.
+
   Args:
     truth: COCO instances JSON, see `coco_ap.truth`; or the path of a file.
     results: COCO result list with masks, boxes or both, see `result_list`. If no result has a box, boxes are the
@@ -84,7 +86,7 @@ def few_shot_precision(
 
 
 def harmonic_mean(a: float, b: float) -> float:
-  """2 a b / (a + b); 0 where both are 0."""
+  """2 a b / (a + b); 0 where both are 0. Source: generalised few-shot tables."""
   return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
 

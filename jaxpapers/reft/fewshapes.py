@@ -1,7 +1,7 @@
-"""FewShapes: images of twelve outlines, eight base and four novel (specification, 5.2). Generated, no download.
+"""FewShapes: images of twelve outlines, eight base and four novel. Generated, no download.
 
-Colour and fill say nothing about the class: only the outline does. The specification leaves open that stripes are
-sinusoidal and run in a random direction, and that a retry draws size, place and turn anew: that is ours.
+Colour and fill say nothing about the class: only the outline does. Stripes are sinusoidal and run
+in a random direction; a retry draws size, place and turn anew.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Classification heads (specification, 3.9): linear, cosine, and cosine to rows made from support examples."""
+"""Classification heads: linear, cosine, and cosine to rows made from support examples."""
 
 import chex
 import flax.linen as nn
@@ -19,13 +19,16 @@ def safe_norm(x: jax.Array) -> jax.Array:
 
 
 def cosine_logits(x: jax.Array, rows: jax.Array, scale: jax.Array | float) -> jax.Array:
-  """scale * cosine of every x [..., width] to every row [classes, width]: [..., classes]."""
+  """scale * cosine of every x [..., width] to every row [classes, width]: [..., classes].
+
+  Source: TFA (Wang et al., ICML 2020).
+  """
   chex.assert_equal(x.shape[-1], rows.shape[-1])
   return scale * (x / (safe_norm(x) + 1e-5)) @ (rows / (safe_norm(rows) + 1e-5)).T
 
 
 class LinearHead(nn.Module):
-  """A linear map with bias; the last class is "no object".
+  """A linear map with bias; the last class is "no object". Source: Mask2Former's code.
 
   Attributes:
     classes: without "no object".
@@ -43,7 +46,7 @@ class LinearHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-  """Cosine similarity to one row per class.
+  """Cosine similarity to one row per class. Source: TFA (Wang et al., ICML 2020).
 
   Attributes:
     classes: without "no object".

@@ -1,4 +1,4 @@
-"""New classes without the old ones' data: what may change, what the base model keeps (specification, 3.10).
+"""New classes without the old ones' data: what may change, what the base model keeps.
 
 A reconstruction: the paper's abstract names a class-enhanced distillation of the input projections, no more.
 """
@@ -99,7 +99,10 @@ def incremental_loss(
   weights: Distillation,
   switches: Switches | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """As `training.episode_loss`, and both terms of the distillation; batches hold novel objects alone."""
+  """As `training.episode_loss`, and both terms of the distillation; batches hold novel objects alone.
+
+  Source: a reconstruction of the paper's incremental setting.
+  """
   shots = batch['support']
   examples = shots['images'], shots['masks'], shots['classes']
 

@@ -1,4 +1,4 @@
-"""From predictions to instances (specification, 3.12)."""
+"""From predictions to instances."""
 
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ def instances(
   output: tuple[int, int],
   limit: int = 100,
 ) -> Instances:
-  """The best pairs of query and class of one image.
+  """The best pairs of query and class of one image. Source: Mask2Former's instance inference.
 
   Args:
     logits: [queries, classes + 1].
@@ -82,7 +82,7 @@ class QueryMasks(NamedTuple):
 
 
 def query_masks(logits: jax.Array, masks: jax.Array, size: tuple[int, int]) -> QueryMasks:
-  """Scores and masks of a batch of images without padding.
+  """Scores and masks of a batch of images without padding. Source: Mask2Former's instance inference.
 
   Args:
     logits: [batch, queries, classes + 1].

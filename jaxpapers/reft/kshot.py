@@ -1,4 +1,4 @@
-"""K annotated objects per class: the sampler of the few-shot detection benchmarks (specification, 5.1)."""
+"""K annotated objects per class: the sampler of the few-shot detection benchmarks."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ SHOTS = (1, 2, 3, 5, 10, 30)
 def sample_shots(
   annotations: Iterable[Mapping[str, Any]], categories: Mapping[int, str], seed: int, shots: Sequence[int] = SHOTS
 ) -> dict[int, dict[int, list[Mapping[str, Any]]]]:
-  """Nested sets of exactly K objects per category, as the public benchmark draws them.
+  """Nested sets of exactly K objects per category, as the public benchmark draws them. Source: TFA's sampler.
 
   Images are taken whole: an image joins only if all its objects of the category fit. Smaller sets are prefixes of
   larger ones, and one random stream runs through all categories: other shots mean other objects.

@@ -19,7 +19,7 @@ from jaxpapers.reft.splits import Split, class_counts
 
 
 def read_shots(folder: str | os.PathLike, k: int, seed: int, split: Split, classes: Sequence[int] = ()) -> Annotations:
-  """The K-shot set of a seed, from whichever layout the folder has.
+  """The K-shot set of a seed, from whichever layout the folder has. Source: the files of TFA and of Meta-DETR.
 
   Args:
     folder: `cocosplit/` of TFA, or the folder that holds `seed{s}/` of Meta-DETR.
@@ -67,7 +67,7 @@ def read_shots(folder: str | os.PathLike, k: int, seed: int, split: Split, class
 def draw_shots(
   annotations: Annotations, k: int, seed: int, split: Split, classes: Sequence[int] = (), shots: Sequence[int] = SHOTS
 ) -> Annotations:
-  """The K-shot set that `write_shots` would write for a seed, without writing it.
+  """The K-shot set that `write_shots` would write for a seed, without writing it. Source: TFA's sampler.
 
   Args:
     annotations: of all training images.

@@ -1,4 +1,4 @@
-"""Set loss of Mask2Former on sampled points (specification, 3.11; arXiv 2112.01527, section 3.2)."""
+"""Set loss of Mask2Former on sampled points (arXiv 2112.01527)."""
 
 import functools
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Points(NamedTuple):
 
 
 def draw_points(key: jax.Array, batch: int, objects: int, points: int = 12544) -> Points:
-  """Fresh points for one layer."""
+  """Fresh points for one layer. Source: Mask2Former (arXiv 2112.01527), section 3.3."""
   keys = jax.random.split(key, 3)
   shapes = ((batch, points, 2), (batch, objects, 3 * points, 2), (batch, objects, points - 3 * points // 4, 2))
   return Points(*(jax.random.uniform(k, shape) for k, shape in zip(keys, shapes, strict=True)))
@@ -59,7 +59,7 @@ class Terms(NamedTuple):
 def match_layer(
   logits: jax.Array, masks: jax.Array, targets: Targets, points: jax.Array, weights: Weights = PUBLISHED
 ) -> Matches:
-  """Matches of one layer, [batch, objects].
+  """Matches of one layer, [batch, objects]. Source: Mask2Former (arXiv 2112.01527), section 3.3.
 
   Args:
     logits: [batch, queries, classes + 1].
@@ -89,6 +89,8 @@ def set_loss(
   no_object: float = 0.1,
 ) -> Terms:
   """Class, mask and dice terms of one layer, each over the whole batch.
+
+  Source: Mask2Former (arXiv 2112.01527), section 3.3, and its code.
 
   Args:
     logits: [batch, queries, classes + 1]; the last class is "no object".
@@ -149,7 +151,7 @@ def deep_loss(
   *,
   no_object: float = 0.1,
 ) -> tuple[jax.Array, Terms, Matches]:
-  """Sum over the layers of a decoder, each matched and sampled by itself.
+  """Sum over the layers of a decoder, each matched and sampled by itself. Source: Mask2Former's code.
 
   Args:
     logits: [layers, batch, queries, classes + 1].
@@ -176,6 +178,8 @@ def map_loss(
   logits: jax.Array, masks: jax.Array, targets: Targets, weights: Weights = PUBLISHED, *, no_object: float = 0.1
 ) -> tuple[jax.Array, Terms, Matches]:
   """As `deep_loss`, on every pixel of the mask logits instead of sampled points: for small maps.
+
+  Source: the loss of Mask2Former without its sampling of points.
 
   Args:
     logits: [layers, batch, queries, classes + 1].

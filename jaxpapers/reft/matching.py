@@ -1,4 +1,4 @@
-"""Optimal assignment of queries to objects on sampled points (specification, 3.11)."""
+"""Optimal assignment of queries to objects on sampled points."""
 
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Costs(NamedTuple):
 def matching_costs(
   logits: jax.Array, masks: jax.Array, labels: jax.Array, targets: jax.Array, weights: Weights = PUBLISHED
 ) -> Costs:
-  """Cost of every query for every object of one image.
+  """Cost of every query for every object of one image. Source: Mask2Former (arXiv 2112.01527) and its code.
 
   Args:
     logits: [queries, classes + 1].
@@ -66,6 +66,8 @@ class Matches(NamedTuple):
 
 def match(cost: jax.Array, valid: jax.Array) -> Matches:
   """The assignment of least total cost; runs inside jit and under vmap.
+
+  Source: DETR (Carion et al., ECCV 2020), as in Mask2Former.
 
   Args:
     cost: [queries, objects].

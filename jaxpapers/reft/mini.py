@@ -1,4 +1,4 @@
-"""RefT at the size of the embedded run: the blocks of the published model, 48 x 48 images (specification, 5.2)."""
+"""RefT at the size of the embedded run: the blocks of the published model, 48 x 48 images."""
 
 from collections.abc import Sequence
 
@@ -56,6 +56,8 @@ def mini_reft(
 
   Images are [batch, 48, 48, 3], roughly standardised; levels 3x3, 6x6 and 12x12, mask features 24x24. `Switches` turn
   it into Mask2Former, into either reference alone, or into cosine classification.
+
+  Source: this library's own size of the model.
 
   Args:
     classes: base and novel.

@@ -28,12 +28,12 @@ STD = (58.395, 57.12, 57.375)
 
 
 def normalise(images: jax.Array) -> jax.Array:
-  """RGB images [..., 3] in 0..255 to the backbone's input; pad afterwards, with zeros."""
+  """RGB images [..., 3] in 0..255 to the backbone's input; pad afterwards, with zeros. Source: Mask2Former's config."""
   return (images.astype(jnp.float32) - jnp.asarray(MEAN)) / jnp.asarray(STD)
 
 
 def resnet50() -> ResNet:
-  """ResNet-50 with frozen batch norm, as Mask2Former uses it."""
+  """ResNet-50 with frozen batch norm, as Mask2Former uses it. Source: Mask2Former's config."""
   return ResNet((3, 4, 6, 3), Bottleneck, norm=FrozenBatchNorm)
 
 
@@ -85,6 +85,8 @@ class Switches(NamedTuple):
   """Which parts of RefT take part, each 0 or 1: one compiled program then serves every row of an ablation.
 
   A part that is switched off leaves its input as it is, bit for bit, and its parameters get no gradient.
+
+  Source: the paper's ablation of its two references.
 
   Attributes:
     first: pixels look at class centres.

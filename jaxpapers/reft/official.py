@@ -1,4 +1,4 @@
-"""Official Mask2Former state dicts as variables of `Mask2Former`, strictly (specification, section 8)."""
+"""Official Mask2Former state dicts as variables of `Mask2Former`, strictly."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _LOSS_BUFFER = 'criterion.empty_weight'
 
 
 def import_official(state: Mapping[str, Any], model: Mask2Former, size: tuple[int, int] = (64, 64)) -> dict[str, Any]:
-  """Variables of a Mask2Former from a released state dict.
+  """Variables of a Mask2Former from a released state dict. Source: the names of Mask2Former's code.
 
   Args:
     state: name -> array; names of old files (`static_query`, no `pixel_decoder.`) are accepted.

@@ -1,4 +1,4 @@
-"""Optimizer of Mask2Former (specification, 4.1): AdamW with groups, clipped by the norm of the whole gradient."""
+"""Optimizer of Mask2Former: AdamW with groups, clipped by the norm of the whole gradient."""
 
 import flax.traverse_util
 import jax
@@ -8,7 +8,10 @@ _EMBEDDINGS = ('query_feat', 'query_embed')
 
 
 def decay_mask(params: optax.Params) -> optax.Params:
-  """True where weight decay applies: not on norms, object queries and the decoder's level embedding."""
+  """True where weight decay applies: not on norms, object queries and the decoder's level embedding.
+
+  Source: Mask2Former's code.
+  """
   flat = flax.traverse_util.flatten_dict(dict(params))
   return flax.traverse_util.unflatten_dict({path: _decayed(path) for path in flat})
 

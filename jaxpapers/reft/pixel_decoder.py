@@ -1,4 +1,4 @@
-"""Deformable pixel decoder of Mask2Former (specification, 3.3)."""
+"""Deformable pixel decoder of Mask2Former."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -73,6 +73,8 @@ class EncoderLayer(nn.Module):
 
 class PixelDecoder(nn.Module):
   """Input projections, deformable encoder over three levels, and one pyramid step to stride 4.
+
+  Source: Mask2Former (arXiv 2112.01527) and its code.
 
   Attributes:
     width: of tokens.

@@ -1,4 +1,4 @@
-"""Sine position embedding and reference points of feature maps (specification, 3.3 and 3.5)."""
+"""Sine position embedding and reference points of feature maps."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ import numpy as np
 
 def sine_embedding(height: int, width: int, channels: int, normalize: bool = True) -> np.ndarray:
   """Position embedding of a map, [height, width, channels] float32: first the row's half, then the column's.
+
+  Source: DETR's code.
 
   Args:
     height: of the map.
@@ -37,6 +39,8 @@ def sine_embedding(height: int, width: int, channels: int, normalize: bool = Tru
 
 def reference_points(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
   """Centre of every token of every level, seen from every level: [sum of h * w, levels, 2] float32, (x, y) in [0, 1].
+
+  Source: Deformable DETR's code.
 
   Args:
     sizes: (height, width) of each level.

@@ -1,6 +1,6 @@
-"""The two references to the support examples (specification, 3.7 and 3.8).
+"""The two references to the support examples.
 
-The paper's text was not at hand when the specification was written: shapes follow its abstract, every detail here is a
+The paper's text was not at hand: shapes follow its abstract, every detail here is a
 reconstruction. At the start both are the identity, so that the model begins as Mask2Former.
 """
 
@@ -63,7 +63,7 @@ def dynamic_weights(features: jax.Array, masks: jax.Array, tau: float = 0.2, mod
 
 
 def support_centers(features: jax.Array, masks: jax.Array, tau: float = 0.2, mode: str = 'dynamic') -> jax.Array:
-  """One centre per example, [examples, width].
+  """One centre per example, [examples, width]. Source: the paper's first reference, reconstructed from its abstract.
 
   Args:
     features: [examples, h, w, width].
@@ -81,6 +81,8 @@ def _heads(x, heads):
 
 class FeatureReference(nn.Module):
   """Pixels of the query image look at the centres of all classes at once, or at nothing.
+
+  Source: the paper's first reference, reconstructed from its abstract.
 
   Attributes:
     heads: of attention.
@@ -111,7 +113,7 @@ class FeatureReference(nn.Module):
 
 
 class SupportTokens(NamedTuple):
-  """Object queries of the support examples.
+  """Object queries of the support examples. Source: the paper's second reference, reconstructed from its abstract.
 
   Attributes:
     queries: [examples, k, width], the best first.
@@ -152,6 +154,8 @@ class QueryReference(nn.Module):
   """Object queries of the image look at those of the support examples.
 
   Every class counts alike, however many examples it has: repeating the support set changes nothing.
+
+  Source: the paper's second reference, reconstructed from its abstract.
 
   Attributes:
     heads: of attention.

@@ -1,4 +1,4 @@
-"""Bilinear sampling with zeros outside of the map (specification, 3.2 and 3.11)."""
+"""Bilinear sampling with zeros outside of the map."""
 
 import chex
 import jax
@@ -33,7 +33,7 @@ def corners(points: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Ar
 
 
 def sample_points(maps: jax.Array, points: jax.Array) -> jax.Array:
-  """Values of maps at points.
+  """Values of maps at points. Source: Mask2Former's code.
 
   Args:
     maps: [..., height, width].

@@ -1,4 +1,4 @@
-"""Large-scale jitter of images with outlined objects (specification, 4.1 and 4.2), on the host.
+"""Large-scale jitter of images with outlined objects, on the host.
 
 The public program draws one number for both crop offsets, so that crops lie on a diagonal; here they are independent.
 """

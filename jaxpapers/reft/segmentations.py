@@ -1,4 +1,4 @@
-"""COCO segmentations: polygons and run lengths, checked, moved and rasterised by pycocotools (specification, 5.1)."""
+"""COCO segmentations: polygons and run lengths, checked, moved and rasterised by pycocotools."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -15,6 +15,8 @@ from pycocotools.cocoeval import COCOeval
 def average_precision(scores: np.ndarray, ious: np.ndarray, classes: np.ndarray) -> np.ndarray:
   """AP of every class, [classes] float64: the mean over the ten thresholds; NaN for a class without object.
 
+  Source: COCO's evaluation.
+
   Args:
     scores: [images, queries, classes]; every query is a prediction of every class.
     ious: [images, queries, objects] of the queries' masks with the objects.

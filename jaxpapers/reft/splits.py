@@ -1,4 +1,4 @@
-"""Which classes are base and which novel, and how many objects each has (specification, 5.1)."""
+"""Which classes are base and which novel, and how many objects each has."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class Split(NamedTuple):
 
 
 def coco_split(annotations: Annotations) -> Split:
-  """COCO's: the 20 classes of PASCAL VOC are novel.
+  """COCO's: the 20 classes of PASCAL VOC are novel. Source: the split of the few-shot benchmarks (TFA).
 
   Raises:
     UserError: if the file does not list one of them.
@@ -50,7 +50,7 @@ def coco_split(annotations: Annotations) -> Split:
 
 
 def lvis_split(annotations: Annotations) -> Split:
-  """LVIS's: rare classes are novel, common and frequent ones base.
+  """LVIS's: rare classes are novel, common and frequent ones base. Source: LVIS.
 
   Raises:
     UserError: if a category has no frequency 'r', 'c' or 'f'.

@@ -1,4 +1,4 @@
-"""What RefT's stages minimise: dense warm-up, set loss, episodes with support (specification, 4.2 and 5.2).
+"""What RefT's stages minimise: dense warm-up, set loss, episodes with support.
 
 Objectives are pure functions of (variables, batch, key); `gradient_step` makes an update of any of them.
 """
@@ -152,6 +152,8 @@ def episode_loss(
   keep_row: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Set loss of query images that consult the support of their batch.
+
+  Source: a reconstruction; the set loss is Mask2Former's.
 
   Args:
     model: the network.

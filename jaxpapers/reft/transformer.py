@@ -1,4 +1,4 @@
-"""Masked-attention transformer decoder of Mask2Former (specification, 3.4)."""
+"""Masked-attention transformer decoder of Mask2Former."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -123,6 +123,8 @@ class TransformerDecoder(nn.Module):
 
   The prediction heads are shared by all layers. `classify` and `mask_logits` are methods of their own, so that queries
   changed after the last layer can be read again.
+
+  Source: Mask2Former (arXiv 2112.01527), masked attention.
 
   Attributes:
     classifier: module [..., width] -> [..., classes + 1].

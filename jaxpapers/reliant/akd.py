@@ -1,4 +1,4 @@
-"""GraphAKD: three discriminators that the student learns to deceive (specification, 3.4; He et al., KDD 2022)."""
+"""GraphAKD: three discriminators that the student learns to deceive (He et al., KDD 2022)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The embedded graph: a stochastic block model with planted bias (specification, section 5)."""
+"""The embedded graph: a stochastic block model with planted bias."""
 
 import numpy as np
 

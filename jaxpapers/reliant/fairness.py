@@ -1,4 +1,4 @@
-"""Differentiable gaps of statistical parity and equal opportunity (specification, 3.2)."""
+"""Differentiable gaps of statistical parity and equal opportunity."""
 
 import chex
 import jax
@@ -90,7 +90,7 @@ def group_contrast(
 
 
 def gap(probabilities: jax.Array, contrast: jax.Array, step: str = 'official') -> jax.Array:
-  """sum_c (mean_{s=0} f(p_c) - mean_{s=1} f(p_c))^2.
+  """sum_c (mean_{s=0} f(p_c) - mean_{s=1} f(p_c))^2. Source: the fairness term of the authors' code.
 
   Args:
     probabilities: [N, C].

@@ -9,7 +9,7 @@ from scipy import sparse
 def symmetric_edges(
   senders: np.ndarray, receivers: np.ndarray, nodes: int, *, self_loops: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Both directions of every edge, once each, and one self-loop per node (specification, section 5).
+  """Both directions of every edge, once each, and one self-loop per node.
 
   Args:
     senders: [E] int.

@@ -1,4 +1,4 @@
-"""Graph layers as pure functions on `jraph.GraphsTuple`, exactly as DGL 0.9 computes them (specification, 3.5).
+"""Graph layers as pure functions on `jraph.GraphsTuple`, exactly as DGL 0.9 computes them.
 
 Edges are sorted by receiver (`graph.make_graph`), self-loops are in the list, and `graph.nodes` holds the degrees of
 the whole graph, so that a sampled subgraph normalises as the whole one does. No layer adds a self-loop.
@@ -56,13 +56,19 @@ def aggregate(graph: jraph.GraphsTuple, x: jax.Array) -> jax.Array:
 
 
 def propagate(graph: jraph.GraphsTuple, x: jax.Array) -> jax.Array:
-  """D_in^-1/2 A D_out^-1/2 x for x [N, F]: senders by their out-degree, receivers by their in-degree."""
+  """D_in^-1/2 A D_out^-1/2 x for x [N, F]: senders by their out-degree, receivers by their in-degree.
+
+  Source: the symmetric normalisation of DGL's GraphConv.
+  """
   out = jax.lax.rsqrt(graph.nodes['out_degree'])[:, None]
   return aggregate(graph, x * out) * jax.lax.rsqrt(graph.nodes['in_degree'])[:, None]
 
 
 def propagate_both_in(graph: jraph.GraphsTuple, x: jax.Array) -> jax.Array:
-  """D_in^-1/2 A D_in^-1/2 x: in-degrees on both sides, as the SGC layers do."""
+  """D_in^-1/2 A D_in^-1/2 x: in-degrees on both sides, as the SGC layers do.
+
+  Source: DGL's SGConv and the authors' code.
+  """
   scale = jax.lax.rsqrt(graph.nodes['in_degree'])[:, None]
   return aggregate(graph, x * scale) * scale
 
@@ -85,7 +91,7 @@ def gcn_convolution(graph: jraph.GraphsTuple, x: jax.Array, params: dict[str, ja
 
 
 def sage_convolution(graph: jraph.GraphsTuple, x: jax.Array, params: dict[str, jax.Array]) -> jax.Array:
-  """One GraphSAGE layer: [N, in] -> [N, out].
+  """One GraphSAGE layer: [N, in] -> [N, out]. Source: GraphSAGE (Hamilton et al., NeurIPS 2017), as DGL has it.
 
   With 'own' [in, out] in `params`, aggregator `mean`: x own + mean_N(x) kernel + bias. Without, aggregator `gcn`:
   (sum_N x + x_i) / (d_in + 1) kernel + bias, where a node in its own neighbourhood counts twice.

@@ -1,4 +1,4 @@
-"""Distances between student and teacher (specification, 3.3 and section 6); means over a mask."""
+"""Distances between student and teacher; means over a mask."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Fairness and utility of hard predictions on a set of nodes, on the host (specification, section 6)."""
+"""Fairness and utility of hard predictions on a set of nodes, on the host."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,6 +28,8 @@ def _difference(hits: np.ndarray, sensitive: np.ndarray, name: str) -> float:
 def statistical_parity_gap(predicted: np.ndarray, sensitive: np.ndarray, positive: int = 1) -> float:
   """|P(p = positive | s = 0) - P(p = positive | s = 1)| in [0, 1].
 
+  Source: Dwork et al., ITCS 2012, as the paper measures it.
+
   Args:
     predicted: [n] classes.
     sensitive: [n]; values other than 0 and 1 are in neither group.
@@ -40,7 +42,10 @@ def statistical_parity_gap(predicted: np.ndarray, sensitive: np.ndarray, positiv
 
 
 def equal_opportunity_gap(predicted: np.ndarray, labels: np.ndarray, sensitive: np.ndarray, positive: int = 1) -> float:
-  """|P(p = positive | s = 0, y = positive) - P(p = positive | s = 1, y = positive)|; NaN as above."""
+  """|P(p = positive | s = 0, y = positive) - P(p = positive | s = 1, y = positive)|; NaN as above.
+
+  Source: Hardt et al., NeurIPS 2016.
+  """
   members = np.asarray(labels) == positive
   return _difference(np.asarray(predicted)[members] == positive, np.asarray(sensitive)[members], 'dEO')
 

@@ -1,4 +1,4 @@
-"""The models that teach and learn, as pairs of pure functions on `jraph.GraphsTuple` (specification, 3.3 to 3.5).
+"""The models that teach and learn, as pairs of pure functions on `jraph.GraphsTuple`.
 
 `init` reads no more of a graph than shapes; `apply` reads the number of layers off the parameters. A user's own pair of
 functions of the same signatures takes any model's place.
@@ -89,7 +89,10 @@ def _glorot_layers(hidden: int, depth: int) -> Callable[[jax.Array, int, int, in
 
 
 def gcn(hidden: int = 64, depth: int = 3, dropout: float = 0.8) -> Model:
-  """GCN teacher: relu after all layers but the last, dropout before all but the first. Embedding: first layer, relu."""
+  """GCN teacher: relu after all layers but the last, dropout before all but the first. Embedding: first layer, relu.
+
+  Source: the authors' code (Kipf and Welling, ICLR 2017).
+  """
 
   def apply(params, graph, key=None):
     stack = _stack(params)
@@ -106,6 +109,8 @@ def gcn(hidden: int = 64, depth: int = 3, dropout: float = 0.8) -> Model:
 
 def sage(hidden: int = 128, depth: int = 4, dropout: float = 0.5, aggregator: str = 'gcn') -> Model:
   """GraphSAGE teacher: dropout on the input and after every relu. Embedding: first layer before its relu.
+
+  Source: the authors' code (Hamilton et al., NeurIPS 2017).
 
   Args:
     hidden: width.
@@ -144,7 +149,10 @@ def sage(hidden: int = 128, depth: int = 4, dropout: float = 0.5, aggregator: st
 
 
 def gat(hidden: int = 8, heads: int = 8, dropout: float = 0.6) -> Model:
-  """GAT teacher of two layers: `heads` concatenated, then one head. Embedding: first layer after relu."""
+  """GAT teacher of two layers: `heads` concatenated, then one head. Embedding: first layer after relu.
+
+  Source: the authors' code (Velickovic et al., ICLR 2018).
+  """
 
   def make(key, fan_in, count, width):
     keys = jax.random.split(key, 3)
@@ -172,7 +180,10 @@ def gat(hidden: int = 8, heads: int = 8, dropout: float = 0.6) -> Model:
 
 
 def appnp(hidden: int = 64, dropout: float = 0.5, edge_dropout: float = 0.5, steps: int = 10) -> Model:
-  """APPNP teacher: an MLP, then personalised propagation. Embedding: hidden layer after relu."""
+  """APPNP teacher: an MLP, then personalised propagation. Embedding: hidden layer after relu.
+
+  Source: the authors' code (Gasteiger et al., ICLR 2019).
+  """
 
   def init(key, features, classes, nodes):
     del nodes
@@ -189,7 +200,10 @@ def appnp(hidden: int = 64, dropout: float = 0.5, edge_dropout: float = 0.5, ste
 
 
 def sgc(steps: int = 2) -> Model:
-  """SGC teacher: one linear map, without bias, of features propagated `steps` times. Embedding: those features."""
+  """SGC teacher: one linear map, without bias, of features propagated `steps` times. Embedding: those features.
+
+  Source: the authors' code (Wu et al., ICML 2019).
+  """
 
   def init(key, features, classes, nodes):
     del nodes
@@ -206,7 +220,10 @@ def sgc(steps: int = 2) -> Model:
 
 
 def mlp(hidden: int = 64, depth: int = 2, dropout: float = 0.2) -> Model:
-  """MLP, which sees no edges; dropout before every layer. Embedding: the last hidden layer, or the features."""
+  """MLP, which sees no edges; dropout before every layer. Embedding: the last hidden layer, or the features.
+
+  Source: the authors' code.
+  """
 
   def init(key, features, classes, nodes):
     del nodes
@@ -226,7 +243,7 @@ def mlp(hidden: int = 64, depth: int = 2, dropout: float = 0.2) -> Model:
 
 
 def logistic_regression() -> Model:
-  """One linear map of the features."""
+  """One linear map of the features. Source: the authors' code."""
   return mlp(depth=1, dropout=0.0)
 
 
@@ -234,6 +251,8 @@ def sgc_student(hidden: int = 64, depth: int = 3, dropout: float = 0.5) -> Model
   """GraphAKD's student: layers of one propagation and a linear map, relu and dropout between them.
 
   Embedding: the last relu's output, before its dropout.
+
+  Source: GraphAKD's student in the authors' code (He et al., KDD 2022).
   """
 
   def apply(params, graph, key=None):

@@ -1,4 +1,4 @@
-"""Parameters under the names of the authors' PyTorch modules, both ways (specification, section 8).
+"""Parameters under the names of the authors' PyTorch modules, both ways.
 
 No official program saves weights; these are the names that adding `state_dict()` to it gives. Linear weights are
 [out, in] there, kernels [in, out] here; GCN weights are [in, out] on both sides.

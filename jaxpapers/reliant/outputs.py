@@ -1,4 +1,4 @@
-"""A teacher of whom only the outputs are at hand, from the authors' files (specification, section 8)."""
+"""A teacher of whom only the outputs are at hand, from the authors' files."""
 
 import os
 import tempfile

@@ -121,7 +121,7 @@ def make_problem(
     classes: C.
     metrics: rows of the contrasts, of 'sp' and 'eo'.
     framework: 'cpf' takes the gaps over all but training nodes; 'akd' over training nodes for the student and over all
-      nodes for the proxies (specification, 3.2).
+      nodes for the proxies.
     eo_labels: 'all' looks at the true labels of every node, as the authors do, though those of validation and test
       nodes leak into training; 'train' at those of training nodes only, over which the gap is then taken.
     positive: class whose true-positive rates 'eo' compares.

@@ -1,4 +1,4 @@
-"""Parameterised label propagation, the student of CPF (specification, 3.3; Yang et al., WWW 2021, equations 3-8).
+"""Parameterised label propagation, the student of CPF (Yang et al., WWW 2021, equations 3-8).
 
 Labels flow along edges with an attention that depends on the sender only, are mixed with an MLP of the node's own
 features, and the labels of training nodes are written back after every step.
@@ -46,7 +46,7 @@ def averaged_labels(
   key: jax.Array | None = None,
   shift: str = 'global',
 ) -> jax.Array:
-  """sum_j a_ji h_j without forming the attention: A(exp(e) h) / A(exp(e)) (specification, section 7, item 6).
+  """sum_j a_ji h_j without forming the attention: A(exp(e) h) / A(exp(e)).
 
   Dropout acts after the softmax, so its mask touches the numerator only.
 

@@ -1,4 +1,4 @@
-"""RELIANT's proxies of bias: two input columns per node, individual for one objective, else their mean (3.1)."""
+"""RELIANT's proxies of bias: two input columns per node, individual for one objective, else their mean."""
 
 import chex
 import jax
@@ -13,7 +13,7 @@ COLUMNS = ('append', 'replace_last')
 
 
 def initial_proxies(key: jax.Array, nodes: int) -> jax.Array:
-  """Uniform in [0, 1), [N, 2]."""
+  """Uniform in [0, 1), [N, 2]. Source: the authors' code."""
   return jax.random.uniform(key, (nodes, 2))
 
 
@@ -24,7 +24,10 @@ def fixed_proxies(sensitive: jax.Array) -> jax.Array:
 
 
 def mean_proxies(proxies: jax.Array) -> jax.Array:
-  """The mean row for every node, [N, 2]: what removes the proxies, in fair training and at inference."""
+  """The mean row for every node, [N, 2]: what removes the proxies, in fair training and at inference.
+
+  Source: RELIANT's removal of the proxies.
+  """
   return jnp.broadcast_to(proxies.mean(axis=0), proxies.shape)
 
 

@@ -1,4 +1,4 @@
-"""Which epoch's weights and proxies a training keeps (specification, 3.6 and 4)."""
+"""Which epoch's weights and proxies a training keeps."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from jaxpapers.reliant.problem import Problem
 
 
 class Selection(NamedTuple):
-  """Which epoch's weights and proxies are kept as the best.
+  """Which epoch's weights and proxies are kept as the best. Source: the authors' code, CPF's and GraphAKD's part.
 
   Attributes:
     by: 'accuracy' (highest on validation nodes, last of ties), 'loss' (lowest validation cross entropy, first of ties)

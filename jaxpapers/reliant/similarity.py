@@ -1,4 +1,4 @@
-"""A graph from a table: rows nearly as close as a row's closest are its neighbours (specification, section 5)."""
+"""A graph from a table: rows nearly as close as a row's closest are its neighbours."""
 
 import numpy as np
 from sklearn.metrics import pairwise_distances_chunked

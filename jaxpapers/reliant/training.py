@@ -1,4 +1,4 @@
-"""One epoch of a teacher, of CPF and of GraphAKD with RELIANT: pure functions (specification, 3.1, 3.4, 4).
+"""One epoch of a teacher, of CPF and of GraphAKD with RELIANT: pure functions.
 
 RELIANT alternates. The student's step sees the mean proxies and lowers distance and gap; then the proxies' step, with
 the updated student, raises the gap of the individual proxies. No gradient of the one objective with respect to the
@@ -50,14 +50,17 @@ class Training(NamedTuple):
 
 
 def coupled_adam(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-  """Adam with L2 added to the gradient before the moments, as PyTorch's `Adam(weight_decay=...)`."""
+  """Adam with L2 added to the gradient before the moments, as PyTorch's `Adam(weight_decay=...)`.
+
+  Source: the authors' optimizer.
+  """
   return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
 
 
 def teacher_training(
   model: Model, optimizer: optax.GradientTransformation, *, classes: int, nodes: int, selection: Selection
 ) -> Training:
-  """Supervised training on the training nodes; state.params are the model's."""
+  """Supervised training on the training nodes; state.params are the model's. Source: the authors' code."""
 
   def init(key, problem, targets=None):
     del targets
@@ -97,7 +100,7 @@ class Targets(NamedTuple):
 
 
 def targets_of(output: Output) -> Targets:
-  """Targets from a teacher's output in evaluation mode."""
+  """Targets from a teacher's output in evaluation mode. Source: the authors' code."""
   log_probabilities = jax.nn.log_softmax(output.logits)
   probabilities = jnp.round(jnp.exp(log_probabilities), 4)
   return Targets(probabilities, log_probabilities, output.embedding)
@@ -140,7 +143,10 @@ class Input(NamedTuple):
 
 
 def student_outputs(model: Model, inputs: Input, params: Params, graph: jraph.GraphsTuple) -> Output:
-  """Inference: evaluation mode, proxies removed by their mean. `params` is {'student', 'proxy'} or {'student'}."""
+  """Inference: evaluation mode, proxies removed by their mean. `params` is {'student', 'proxy'} or {'student'}.
+
+  Source: RELIANT's inference.
+  """
   return model.apply(params['student'], inputs.mean(graph, params), None)
 
 
@@ -157,6 +163,8 @@ def cpf_training(
   read_targets: ReadTargets = as_stored,
 ) -> Training:
   """CPF's distillation with RELIANT: state.params are {'student', 'proxy' [nodes, 2]} (no 'proxy' for kind 'none').
+
+  Source: RELIANT's objectives over CPF (Yang et al., WWW 2021), as in the authors' code.
 
   Args:
     model: the student.
@@ -234,6 +242,8 @@ def akd_training(
   """GraphAKD with RELIANT: params are {'student', 'discriminators', 'proxy'}.
 
   One forward pass serves discriminators and student; discriminators step first, and the student meets them updated.
+
+  Source: RELIANT's objectives over GraphAKD (He et al., KDD 2022), as in the authors' code.
 
   Args:
     model: the student; its embedding must be as wide as the teacher's.

@@ -1,4 +1,4 @@
-"""Alignment of two scanpaths: dynamic time warping, discrete Fréchet distance, Levenshtein distance (section 6.4).
+"""Alignment of two scanpaths: dynamic time warping, discrete Fréchet distance, Levenshtein distance.
 
 Each is a table T[i, j] over prefixes of the two paths whose entries depend on the three before. All entries of one
 anti-diagonal are independent, so the table is a `lax.scan` over diagonals, which `vmap` turns into one program for all

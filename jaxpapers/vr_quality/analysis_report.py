@@ -1,4 +1,4 @@
-"""The report of the real tables: scores, conditions, starts, splits and look-ups, screening, scanpaths (spec. 7.1)."""
+"""The report of the real tables: scores, conditions, starts, splits and look-ups, screening, scanpaths."""
 
 from typing import Any, NamedTuple
 

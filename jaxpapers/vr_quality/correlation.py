@@ -57,20 +57,22 @@ class Agreement(NamedTuple):
 
 
 def logistic4(x: np.ndarray, b1: float, b2: float, b3: float, b4: float) -> np.ndarray:
-  """b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), float64 (specification, section 6.1)."""
+  """b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), float64. Source: the authors' evaluation."""
   with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
     exponent = np.nan_to_num((np.asarray(x, np.float64) - b3) / abs(b4), nan=0.0)
   return b2 + (b1 - b2) / (1.0 + np.exp(-np.clip(exponent, -_EXPONENT, _EXPONENT)))
 
 
 def logistic5(x: np.ndarray, b1: float, b2: float, b3: float, b4: float, b5: float) -> np.ndarray:
-  """b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5, float64 (specification, section 6.1)."""
+  """b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5, float64. Source: Sheikh et al., TIP 2006."""
   x = np.asarray(x, np.float64)
   return b1 * (0.5 - 1.0 / (1.0 + np.exp(np.clip(b2 * (x - b3), -_EXPONENT, _EXPONENT)))) + b4 * x + b5
 
 
 def fit_logistic(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, *, monotone: bool = False) -> Fit:
   """Least-squares logistic mapping, accepted only if it is no worse than the best affine one.
+
+  Source: the authors' evaluation, made safe.
 
   Args:
     predictions: [n], any scale.
@@ -140,7 +142,7 @@ def agreement(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, *, 
 
 
 def ranks(x: jax.Array) -> jax.Array:
-  """Ranks 1..n of [n] values, ties averaged; float, under jit (specification, section 10)."""
+  """Ranks 1..n of [n] values, ties averaged; float, under jit."""
   order = jnp.argsort(x)
   values = x[order]
   first = jnp.searchsorted(values, values, side='left')

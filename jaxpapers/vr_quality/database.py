@@ -1,4 +1,4 @@
-"""The tables of the VRVQW database: the published CSV files and the compact npz give the same arrays (section 5.1)."""
+"""The tables of the VRVQW database: the published CSV files and the compact npz give the same arrays."""
 
 import csv
 import gzip

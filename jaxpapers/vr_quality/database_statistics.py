@@ -1,4 +1,4 @@
-"""The facts of the VRVQW tables as one dictionary of plain numbers (specification, section 7.1)."""
+"""The facts of the VRVQW tables as one dictionary of plain numbers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Effects of viewing conditions on opinion scores: paired tests, within-video ANOVA, rank tests (section 6.3).
+"""Effects of viewing conditions on opinion scores: paired tests, within-video ANOVA, rank tests.
 
 Scores are [videos, conditions]; the two-way design is [videos, starts, times]. `contrasts` and `anova_f` are JAX
 functions, so that bootstrap replicates of the design run as one program.
@@ -76,6 +76,8 @@ class RankTest(NamedTuple):
 def paired_test(first: np.ndarray, second: np.ndarray) -> PairedTest:
   """Paired t and Wilcoxon signed-rank tests of [videos] and [videos].
 
+  Source: this library's analysis of the paper's design.
+
   Raises:
     ValueError: for shapes that differ, fewer than two videos or missing scores.
   """
@@ -128,6 +130,8 @@ def within_anova(scores: np.ndarray) -> dict[str, Effect]:
   """Two-way within-video ANOVA of [videos, 2 starts, 2 times]: {'start', 'time', 'interaction'}.
 
   Every effect has one degree of freedom, so F = t² of its contrast with df (1, n - 1).
+
+  Source: this library's analysis of the paper's design.
 
   Raises:
     ValueError: for another shape, fewer than two videos or missing scores.

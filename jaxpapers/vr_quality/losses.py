@@ -1,4 +1,4 @@
-"""The loss: linear correlation of predictions and opinion scores in a batch (specification 3.7)."""
+"""The loss: linear correlation of predictions and opinion scores in a batch, as in the authors' code."""
 
 import chex
 import jax
@@ -11,6 +11,8 @@ def plcc_loss(predictions: jax.Array, targets: jax.Array, floor: float = 1e-3) -
   """1/8 mean((z(p) - z(y))^2) + 1/8 mean((rho z(p) - z(y))^2) = (1 - rho) / 4 + (1 - rho^2) / 8.
 
   0 at correlation 1, 0.375 at 0, 0.5 at -1. It fixes neither scale nor offset of the predictions.
+
+  Source: the authors' code.
 
   Args:
     predictions: [batch], floating.

@@ -1,4 +1,4 @@
-"""Mixtures of bivariate Gaussians in a tangent plane (specification, section 6.6)."""
+"""Mixtures of bivariate Gaussians in a tangent plane."""
 
 from typing import NamedTuple
 

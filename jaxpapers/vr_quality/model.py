@@ -1,4 +1,4 @@
-"""Blind quality models: one network over pseudocylindrical tiles, plain panoramas or viewports (specification 3.5-3.6).
+"""Blind quality models: one network over pseudocylindrical tiles, plain panoramas or viewports.
 
 `QualityModel` is the frame: a backbone on every frame, a linear head, pooling over the sphere, a mean over time. On
 tiles with a ResNet-18 it is the authors' model; without tiles their ERP baseline; on viewports their scanpath baseline.
@@ -45,7 +45,10 @@ class Quality(NamedTuple):
 
 
 def normalise(frames: jax.Array) -> jax.Array:
-  """uint8 or 0..255 RGB [..., 3] as a ResNet trained on ImageNet takes it; float32 (or as `frames`, if floating)."""
+  """uint8 or 0..255 RGB [..., 3] as a ResNet trained on ImageNet takes it; float32 (or as `frames`, if floating).
+
+  Source: the authors' code.
+  """
   frames = jnp.asarray(frames)
   dtype = frames.dtype if jnp.issubdtype(frames.dtype, jnp.floating) else jnp.float32
   mean, std = (jnp.asarray(v, dtype) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -63,7 +66,7 @@ def check_size(height: int, width: int, npart: int, halvings: int) -> None:
 
 
 class ThinNet(nn.Module):
-  """3x3 convolution, norm and ReLU, a few times: the small network of the embedded runs.
+  """3x3 convolution, norm and ReLU, a few times: the small network of the embedded runs. Source: this library's own.
 
   Attributes:
     channels: of every convolution.
@@ -107,7 +110,7 @@ class Linear(nn.Module):
 
 
 class QualityModel(nn.Module):
-  """Frames -> quality of the clip.
+  """Frames -> quality of the clip. Source: the authors' code; 'area' and 'visibility' are additions.
 
   Attributes:
     backbone: module that maps [batch, (tiles,) height, width, 3] to a tuple of maps, the last of which counts, and

@@ -1,4 +1,4 @@
-"""From ratings to mean opinion scores: screening, bias models, reliability (specification, section 6.2).
+"""From ratings to mean opinion scores: screening, bias models, reliability.
 
 Ratings are float arrays [subjects, stimuli] with NaN where a subject did not rate a stimulus; everything is NumPy in
 float64. `ratings_matrix` makes such an array from rows of a table and names what is wrong with them.
@@ -155,7 +155,7 @@ def mos(ratings: np.ndarray, keep: np.ndarray | None = None) -> Mos:
 def screen(
   ratings: np.ndarray, *, share: float = 0.05, balance: float = 0.3, window: tuple[float, float] = (2.0, 4.0)
 ) -> Screening:
-  """ITU-R BT.500 screening, one pass.
+  """ITU-R BT.500 screening, one pass. Source: Recommendation ITU-R BT.500.
 
   The threshold of a stimulus is 2 deviations where its kurtosis lies in `window` (near normal), sqrt(20) elsewhere. A
   subject is rejected if (P + Q) / rated > share and |P - Q| / (P + Q) < balance.
@@ -220,7 +220,7 @@ def z_scores(ratings: np.ndarray) -> np.ndarray:
 
 
 def z_mos(ratings: np.ndarray) -> np.ndarray:
-  """[stimuli]: mean of the z-scores."""
+  """[stimuli]: mean of the z-scores. Source: van Dijk et al., SPIE 1995."""
   return np.nanmean(z_scores(ratings), axis=0)
 
 
@@ -257,7 +257,7 @@ def split_half(ratings: np.ndarray, *, seed: int = 0, repeats: int = 100) -> tup
 
 
 def icc(scores: np.ndarray, *, agreement: bool = False) -> float:
-  """Intraclass correlation of single measurements, two-way model.
+  """Intraclass correlation of single measurements, two-way model. Source: Shrout and Fleiss, 1979.
 
   Args:
     scores: [targets, raters], complete.
@@ -279,7 +279,10 @@ def icc(scores: np.ndarray, *, agreement: bool = False) -> float:
 
 
 def sos(mean: np.ndarray, std: np.ndarray) -> float:
-  """a of std² = a (-mean² + 6 mean - 5), least squares over stimuli: 0 all agree, 1 as spread as the scale allows."""
+  """a of std² = a (-mean² + 6 mean - 5), least squares over stimuli: 0 all agree, 1 as spread as the scale allows.
+
+  Source: Hossfeld et al., QoMEX 2011.
+  """
   mean, variance = np.asarray(mean, np.float64), np.square(np.asarray(std, np.float64))
   parabola = -np.square(mean) + 6.0 * mean - 5.0
   usable = np.isfinite(variance) & np.isfinite(parabola)

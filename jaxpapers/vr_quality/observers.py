@@ -1,4 +1,4 @@
-"""Synthetic observers: where they look and how they rate, so that the truth is known (specification 5.5)."""
+"""Synthetic observers: where they look and how they rate, so that the truth is known."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ def observe(scenes: Scenes, seed: int, subjects: int = 12) -> Ratings:
   """A correlated random walk from each start with a pull to the equator, and a rating after 7 and after 15 seconds.
 
   The momentary severity is its mean over a 90 degree window around the gaze; a rating is 5 - 4 times the mean of the
-  average and of the worst third so far, plus the subject's bias and noise, rounded to 1..5.
+  average and of the worst third so far, plus the subject's bias and noise, rounded to 1..5. Source: this library's own.
   """
   rng = np.random.default_rng((seed, 1))
   count = len(scenes.image)

@@ -1,4 +1,4 @@
-"""The authors' names, and torchvision's ResNet-18, for every network of the room; strict (specification 8).
+"""The authors' names, and torchvision's ResNet-18, for every network of the room; strict.
 
 No trained quality weights are published. The names are torchvision's under `backbone.`, and `quality.0`, `quality.1`.
 """

@@ -1,4 +1,4 @@
-"""The embedded clips: seamless scenes on the sphere with one localised distortion each (specification 5.5).
+"""The embedded clips: seamless scenes on the sphere with one localised distortion each.
 
 A scene is a function of direction, so it has no seam: a gradient of sky and ground, random cosines at three scales, and
 longitude bands. A distortion (blur, noise or 8x8 flattening) is strong within a window on the sphere, weak elsewhere.
@@ -91,7 +91,7 @@ def distort(image: np.ndarray, severity: np.ndarray, kind: int, rng: np.random.G
 
 
 def scenes(seed: int, count: int, height: int, width: int, photographs: np.ndarray | None = None) -> Scenes:
-  """Generates scenes; the same for the same arguments.
+  """Generates scenes; the same for the same arguments. Source: this library's own.
 
   Args:
     seed: of all random numbers.

@@ -1,4 +1,4 @@
-"""Drawings on the panorama, on a globe and over time that several reports share (specification, section 12)."""
+"""Drawings on the panorama, on a globe and over time that several reports share."""
 
 from collections.abc import Mapping
 from typing import Any

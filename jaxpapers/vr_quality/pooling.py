@@ -1,4 +1,4 @@
-"""From a map over the sphere to one number: plain, solid-angle and visibility weights (specification 3.9).
+"""From a map over the sphere to one number: plain, solid-angle and visibility weights.
 
 A plain mean of almost equivariant features does not know where the viewer started. Here quality is kept as a map and
 averaged with weights area(d) exp(k (d . toward - 1)): large k looks near the starting direction, k = 0 everywhere.
@@ -12,13 +12,13 @@ from jaxpapers.vr_quality.sphere import pixel_directions, solid_angles, tangent_
 
 
 def area_weights(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-  """Share of the sphere [height, width] of every pixel; sums to 1."""
+  """Share of the sphere [height, width] of every pixel; sums to 1. Source: this library's own."""
   areas = solid_angles(height, width)
   return jnp.asarray(areas / areas.sum(), dtype)
 
 
 def visibility_weights(height: int, width: int, toward: jax.Array, concentration: jax.Array) -> jax.Array:
-  """Weights proportional to area(d) exp(k (d . toward - 1)) of the pixels of a panorama.
+  """Weights proportional to area(d) exp(k (d . toward - 1)) of the pixels of a panorama. Source: this library's own.
 
   Args:
     height: of the map.
@@ -45,6 +45,8 @@ def scores_from_starts(
   quality_map: jax.Array, concentration: jax.Array, starts: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """What a clip would score from other starting directions, and which way to turn for a better score.
+
+  Source: this library's own.
 
   Args:
     quality_map: [frames, height, width], of a panorama that was not turned to a start.

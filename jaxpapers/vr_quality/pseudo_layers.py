@@ -1,4 +1,4 @@
-"""Layers on pseudocylindrical tiles: convolution, batch norm over valid positions, max pooling (specification 3.4).
+"""Layers on pseudocylindrical tiles: convolution, batch norm over valid positions, max pooling.
 
 Tensors are [batch, tiles, tile height, width, channels], see `pseudocylindrical`.
 """
@@ -20,6 +20,8 @@ kaiming_uniform: Initializer = nn.initializers.variance_scaling(2.0, 'fan_in', '
 
 def pseudo_conv(tiles: jax.Array, kernel: jax.Array, stride: int = 1, bucketed: bool = False) -> jax.Array:
   """Convolution on the sphere: pad, convolve without padding, trim. A 1x1 kernel needs no pad.
+
+  Source: Li et al.'s pseudocylindrical convolutions, as in the authors' code.
 
   Args:
     tiles: [batch, npart, h, width, channels], floating.
@@ -153,7 +155,7 @@ def _statistics(x, axis_name):
 
 
 def pseudo_max_pool(tiles: jax.Array) -> jax.Array:
-  """3x3 maxima at stride 2 after a pad of 1, of values that are at least 0 (after a ReLU).
+  """3x3 maxima at stride 2 after a pad of 1, of values that are at least 0 (after a ReLU). Source: the authors' code.
 
   Args:
     tiles: [batch, npart, h, width, channels], h and width even.

@@ -1,4 +1,4 @@
-"""The pseudocylindrical representation of a panorama as linear maps: slice, unslice, pad, trim (specification 3.4).
+"""The pseudocylindrical representation of a panorama as linear maps: slice, unslice, pad, trim.
 
 Tensors are [batch, tiles, tile height, width, channels]; tile g is valid in its first `tile_widths(npart, width)[g]`
 columns, and zero (or irrelevant) beyond. Every map is differentiable, and its gradient is its exact adjoint.
@@ -17,6 +17,8 @@ MATRIX_WIDTH = 128  # row length up to which a dense matrix resamples faster tha
 
 def sphere_slice(image: jax.Array, npart: int) -> jax.Array:
   """Panoramas -> tiles: every row is resampled to its tile's width by circular Catmull-Rom interpolation.
+
+  Source: Li et al.'s pseudocylindrical convolutions, as in the authors' code.
 
   Args:
     image: [batch, height, width, channels], floating.
@@ -37,7 +39,10 @@ def sphere_slice(image: jax.Array, npart: int) -> jax.Array:
 
 
 def sphere_unslice(tiles: jax.Array) -> jax.Array:
-  """Tiles [batch, npart, h, width, channels] -> panoramas [batch, npart * h, width, channels], the same kernel."""
+  """Tiles [batch, npart, h, width, channels] -> panoramas [batch, npart * h, width, channels], the same kernel.
+
+  Source: Li et al.'s pseudocylindrical convolutions, as in the authors' code.
+  """
   chex.assert_rank(tiles, 5)
   batch, npart, height, width, channels = tiles.shape
   rows = _resample(tiles, tables.unslice_taps(npart, width))
@@ -49,6 +54,8 @@ def pad(tiles: jax.Array, padding: int) -> jax.Array:
 
   Rows above and below come from the neighbouring tiles (several away where padding > h, and over the poles) by linear
   interpolation; columns wrap at each tile's own width. All weights of an output sum to one.
+
+  Source: Li et al.'s pseudocylindrical convolutions, as in the authors' code.
 
   Args:
     tiles: [batch, npart, h, width, channels]; what the unused columns hold is not read.
@@ -79,7 +86,7 @@ def pad(tiles: jax.Array, padding: int) -> jax.Array:
 
 
 def trim(tiles: jax.Array) -> jax.Array:
-  """The same tiles with zeros in the unused columns."""
+  """The same tiles with zeros in the unused columns. Source: the authors' code."""
   mask = valid_mask(tiles.shape[1], tiles.shape[3])
   return jnp.where(mask[:, None, :, None], tiles, jnp.zeros((), tiles.dtype))
 

@@ -1,4 +1,4 @@
-"""Rotating panoramas: general, to a starting viewpoint, and as the authors' preprocessing does (specification 3.2)."""
+"""Rotating panoramas: general, to a starting viewpoint, and as the authors' preprocessing does."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Saliency on the sphere: maps from fixations, metrics with solid-angle weights, baselines (specification, 6.5).
+"""Saliency on the sphere: maps from fixations, metrics with solid-angle weights, baselines.
 
 Maps are [height, width] equirectangular densities, fixations unit vectors [n, 3]. Every metric takes `planar=True` for
 the unweighted form that most published code computes, in which a polar row counts as much as an equatorial one.
@@ -80,6 +80,8 @@ def pixel_index(fixations: jax.Array, height: int, width: int) -> jax.Array:
 def nss(saliency: jax.Array, fixations: jax.Array, *, planar: bool = False) -> jax.Array:
   """Normalised scanpath saliency: mean z-score of the map at the fixations; 0 for a constant map.
 
+  Source: Peters et al., 2005.
+
   Args:
     saliency: [height, width].
     fixations: [n, 3] unit vectors.
@@ -123,7 +125,10 @@ def auc(saliency: jax.Array, fixations: jax.Array, *, planar: bool = False) -> j
 
 
 def shuffled_auc(saliency: jax.Array, fixations: jax.Array, others: jax.Array) -> jax.Array:
-  """AUC whose negatives are fixations on other videos [m, 3], so that a common bias earns nothing."""
+  """AUC whose negatives are fixations on other videos [m, 3], so that a common bias earns nothing.
+
+  Source: Zhang et al., 2008.
+  """
   chex.assert_shape([saliency, fixations, others], [(None, None), (None, 3), (None, 3)])
   values = saliency.reshape(-1)
   positive, negative = (values[pixel_index(x, *saliency.shape)] for x in (fixations, others))
@@ -134,6 +139,8 @@ def information_gain(
   saliency: jax.Array, fixations: jax.Array, baseline: jax.Array | None = None, *, planar: bool = False
 ) -> jax.Array:
   """Mean log2 ratio, in bits per fixation, of the masses of a map and of a baseline at the fixations.
+
+  Source: Kümmerer et al., PNAS 2015.
 
   Args:
     saliency: [height, width], nonnegative.

@@ -15,6 +15,8 @@ def sample_erp(
 ) -> jax.Array:
   """Interpolates a panorama at any directions; differentiable in image, longitude and latitude.
 
+  Source: this library's own; Catmull-Rom where cubic.
+
   Args:
     image: [height, width, channels], floating, or integers, which are converted once they are picked; width even.
     lon: [...], radians, any number of turns.

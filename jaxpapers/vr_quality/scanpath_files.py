@@ -1,4 +1,4 @@
-"""Readers of recorded scanpaths: the database's CSV table and the HM_raw npy folder (specification, 5.2 and 5.4)."""
+"""Readers of recorded scanpaths: the database's CSV table and the HM_raw npy folder."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""How alike two scanpaths are, and two sets of them (specification, section 6.4). Radians; pure; under jit and vmap.
+"""How alike two scanpaths are, and two sets of them. Radians; pure; under jit and vmap.
 
 Paths are unit vectors [time, 3]. Where lengths are given, points from there on are padding. `all_pairs` runs a metric
 over all pairs of two sets as one program. Alignments (`dtw`, `frechet`, `levenshtein`) are in `alignment.py`.
@@ -105,7 +105,7 @@ def recurrence(
   radius: float = RADIUS,
   shortest_line: int = 2,
 ) -> Recurrence:
-  """Cross-recurrence measures on the first min(n, m) points; all 0 where nothing recurs.
+  """Cross-recurrence measures on the first min(n, m) points; all 0 where nothing recurs. Source: Anderson et al., 2013.
 
   Args:
     p: [n, 3] unit vectors.

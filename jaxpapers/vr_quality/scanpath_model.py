@@ -1,4 +1,4 @@
-"""A scanpath predictor: recent displacements -> GRU -> mixture density of the next one (specification, section 6.6).
+"""A scanpath predictor: recent displacements -> GRU -> mixture density of the next one.
 
 Everything is relative to the gaze: positions enter as tangent vectors at the current direction, so that the model knows
 no absolute longitude. It is trained on recorded paths and samples new ones in closed loop.
@@ -20,7 +20,7 @@ Look = Callable[[jax.Array], jax.Array]
 
 
 class ScanpathPredictor(nn.Module):
-  """Mixture density of the next displacement.
+  """Mixture density of the next displacement. Source: this library's own.
 
   Attributes:
     hidden: units of the GRU.
@@ -88,7 +88,7 @@ class ScanpathPredictor(nn.Module):
 
 
 def negative_log_likelihood(mixture: Mixture, path: jax.Array, length: jax.Array) -> jax.Array:
-  """Nats per step [batch] of recorded paths.
+  """Nats per step [batch] of recorded paths. Source: this library's own.
 
   Args:
     mixture: of `ScanpathPredictor`, leaves [batch, time - 1, ...].
@@ -109,6 +109,8 @@ def sample_path(
   look: Look | None = None,
 ) -> jax.Array:
   """A new path [steps, 3] from the unit vector `start` [3]; one scan; `vmap` over keys and starts for many.
+
+  Source: this library's own.
 
   Args:
     key: decides the path.

@@ -1,4 +1,4 @@
-"""What one scanpath does, and how alike many are over time (specification, section 6.4). Radians; pure.
+"""What one scanpath does, and how alike many are over time. Radians; pure.
 
 Paths are unit vectors [time, 3]; `vmap` for many. Of a padded path `length` points count.
 """

@@ -1,6 +1,6 @@
 """The sphere: pixels, longitude and latitude, unit vectors, distances, tangent planes, rotations, solid angles.
 
-One convention everywhere (specification 3.1): angles in radians, longitude in [-pi, pi) growing with the columns,
+One convention everywhere: angles in radians, longitude in [-pi, pi) growing with the columns,
 latitude in [-pi/2, pi/2] up; d = (cos lat cos lon, cos lat sin lon, sin lat). The image centre is the +x axis and row 0
 is the zenith. Everything is differentiable, with finite gradients at the poles, at the seam and at coincident points.
 """
@@ -26,7 +26,10 @@ def lonlat_to_pixel(lon: jax.Array, lat: jax.Array, height: int, width: int) -> 
 
 
 def head_to_lonlat(yaw: jax.Array, pitch: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The database's HM_yaw and HM_pitch (degrees, positive pitch looks down) as longitude and latitude in radians."""
+  """The database's HM_yaw and HM_pitch (degrees, positive pitch looks down) as longitude and latitude in radians.
+
+  Source: the angles that the authors' code reads.
+  """
   return jnp.deg2rad(yaw), -jnp.deg2rad(pitch)
 
 

@@ -1,4 +1,4 @@
-"""Training, validation and test parts, and the look-up baselines that never see a pixel (specification, section 5.3).
+"""Training, validation and test parts, and the look-up baselines that never see a pixel.
 
 The published split deals out conditions, so nearly every test row has its video in training under another condition.
 `lookup` measures what that alone is worth; report it beside every model. Rows are numbered as in `infoAB_all`:
@@ -30,13 +30,16 @@ def official(seed: int, rows: int = 2008) -> Split:
 
 
 def by_video(seed: int, videos: int = 502, conditions: int = 4) -> Split:
-  """All conditions of a video in one part: legacy NumPy permutation of videos, 60 / 20 / 20 %."""
+  """All conditions of a video in one part: legacy NumPy permutation of videos, 60 / 20 / 20 %.
+
+  Source: this library's own.
+  """
   order = np.random.RandomState(seed).permutation(videos)
   return _rows_of_videos(np.split(order, _cuts(videos)), videos, conditions)
 
 
 def by_source(seed: int, source_group: np.ndarray, conditions: int = 4) -> Split:
-  """All videos of one upload in one part, about 60 / 20 / 20 % of the videos.
+  """All videos of one upload in one part, about 60 / 20 / 20 % of the videos. Source: this library's own.
 
   Args:
     seed: of the order of the sources.
@@ -79,13 +82,15 @@ def whole_batches(rows: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def leak(split: Split, group: np.ndarray) -> float:
-  """Share of test rows whose group (video or source; [rows]) is in training."""
+  """Share of test rows whose group (video or source; [rows]) is in training. Source: this library's own."""
   group = np.asarray(group)
   return float(np.isin(group[split.test], group[split.train]).mean()) if len(split.test) else float('nan')
 
 
 def lookup(mos: np.ndarray, condition: np.ndarray, train: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
   """Predictions [rows] of a table: training mean of the condition, plus what the row's group did in training.
+
+  Source: this library's own.
 
   Args:
     mos: [rows].

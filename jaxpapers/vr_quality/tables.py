@@ -1,4 +1,4 @@
-"""Static tables of the pseudocylindrical representation: tile widths, circular resampling, halos (specification 3.4).
+"""Static tables of the pseudocylindrical representation: tile widths, circular resampling, halos.
 
 A panorama is cut into `npart` horizontal tiles, and every tile is stored with as many columns as its latitude deserves.
 All positions are rational numbers, so the tables are made with integers and are exact; NumPy, at trace time, kept.
@@ -59,7 +59,7 @@ def tile_ratios(npart: int) -> tuple[int, ...]:
 
 @functools.cache
 def tile_widths(npart: int, width: int) -> tuple[int, ...]:
-  """Valid columns of every tile where a full row has `width`, floor(r_g width / 64 + 1/2).
+  """Valid columns of every tile where a full row has `width`, floor(r_g width / 64 + 1/2). Source: the authors' code.
 
   Raises:
     ValueError: if a tile would have no column.

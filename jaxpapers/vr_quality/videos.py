@@ -1,4 +1,4 @@
-"""Frames of panoramic videos: decoded files (optional extra) or folders of pre-extracted pictures (section 3.8)."""
+"""Frames of panoramic videos: decoded files (optional extra) or folders of pre-extracted pictures."""
 
 import os
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def keyframes(path: str | os.PathLike, size: tuple[int, int] = (512, 1024), leas
 
 
 def condition_frames(frames: np.ndarray, seconds: int) -> np.ndarray:
-  """The seven frames of a condition, as the published loader takes them from `keyframes`.
+  """The seven frames of a condition, as the published loader takes them from `keyframes`. Source: the authors' loader.
 
   Args:
     frames: [13 or more, ...], one per second.

@@ -1,4 +1,4 @@
-"""Viewports: what a viewer sees of a panorama, by rectilinear projection (specification 3.3)."""
+"""Viewports: what a viewer sees of a panorama, by rectilinear projection."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxpapers.vr_quality.sphere import lonlat_to_pixel, rotation_x, rotation_y,
 
 
 def viewport_rays(lon: jax.Array, lat: jax.Array, roll: jax.Array, fov: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Directions through the pixels of a viewport.
+  """Directions through the pixels of a viewport. Source: the authors' viewports.
 
   Args:
     lon: scalar, longitude of the central ray, radians.
@@ -45,6 +45,8 @@ def viewport(
 ) -> jax.Array:
   """The viewport of a panorama in a direction; differentiable in the image and every angle, and made to be vmapped.
 
+  Source: rectilinear projection as in the authors' code, without its seam.
+
   Args:
     image: [panorama height, panorama width, channels]; uint8 frames need no conversion.
     lon: scalar, radians.
@@ -64,6 +66,8 @@ def scanpath_viewports(
   frames: jax.Array, lon: jax.Array, lat: jax.Array, fov: float = np.pi / 2, size: tuple[int, int] = (224, 224)
 ) -> jax.Array:
   """Viewports along scanpaths, one per frame: what the scanpath model sees.
+
+  Source: the paper's model along scanpaths, as in the authors' code.
 
   Args:
     frames: [time, panorama height, panorama width, channels]; uint8 frames need no conversion.

@@ -1,4 +1,4 @@
-"""Simple scanpath models to compare with: stay, constant velocity, a fitted random walk (specification, 6.6)."""
+"""Simple scanpath models to compare with: stay, constant velocity, a fitted random walk."""
 
 from typing import NamedTuple
 

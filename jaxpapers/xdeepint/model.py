@@ -23,7 +23,7 @@ def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeL
 
 
 class FieldEmbedding(nn.Module):
-  """All fields' tables as one.
+  """All fields' tables as one. Source: the embedding layer of the paper.
 
   Attributes:
     fields: names and sizes.
@@ -107,6 +107,8 @@ class PinHead(nn.Module):
 
 class XDeepInt(nn.Module):
   """The whole model. Parameters: {'embedding': {'table'}, 'pin': {'kernels', 'out_kernel', 'out_bias'}}.
+
+  Source: the paper's architecture.
 
   Attributes:
     fields: names and sizes.

@@ -77,6 +77,8 @@ def group_ftrl_weights(z: jax.Array, n: jax.Array, options: GroupFtrl) -> jax.Ar
 
   q = (beta + sqrt(n)) / alpha + lambda2 and t = lambda1 * sqrt(K). A row is zero exactly where ||z|| <= t.
 
+  Source: the paper's G-FTRL, as in the authors' code.
+
   Args:
     z: [..., rows, K].
     n: like z.
@@ -145,6 +147,8 @@ def group_ftrl(options: GroupFtrl) -> optax.GradientTransformation:
   """Group FTRL over whole tables; every leaf is a table [rows, K] whose rows are the groups.
 
   The first step sets every row without gradient to exactly zero, whatever its initial value.
+
+  Source: the paper's G-FTRL, as in the authors' code.
   """
   options.check()
 
@@ -194,6 +198,8 @@ def group_ftrl_rows(
 ) -> tuple[jax.Array, GroupFtrlState]:
   """`group_ftrl` on the rows `ids` alone, equal to the dense step once rows outside the first batch are zero.
 
+  Source: the paper's G-FTRL; the restriction to rows is this library's own.
+
   Args:
     table: [rows, K].
     state: n and z, each [rows, K].
@@ -216,6 +222,8 @@ def ftrl(
   learning_rate: float = 0.02, l1: float = 0.1, l2: float = 0.1, initial_accumulator: float = 0.1
 ) -> optax.GradientTransformation:
   """TensorFlow's FtrlOptimizer with learning_rate_power = -0.5: l2 counts twice, and there is no beta.
+
+  Source: McMahan et al., KDD 2013.
 
   Raises:
     ValueError: naming the hyper-parameter that cannot be.

@@ -35,6 +35,8 @@ def elementary_symmetric(factors: jax.Array, axis: int) -> jax.Array:
 def field_contributions(x0: jax.Array, kernels: jax.Array, out_kernel: jax.Array, sub_spaces: int) -> jax.Array:
   """Splits every logit by order and by root field (the field whose embedding the layers multiply).
 
+  Source: this library's own, from the polynomial form of the network.
+
   Args:
     x0: [batch, fields, K].
     kernels: [L, h * fields, h * fields] of a network with linear activation in residual form.
@@ -57,6 +59,8 @@ def field_contributions(x0: jax.Array, kernels: jax.Array, out_kernel: jax.Array
 
 def order_contributions(x0: jax.Array, kernels: jax.Array, out_kernel: jax.Array, sub_spaces: int) -> jax.Array:
   """Splits every logit by interaction order; arguments as `field_contributions`.
+
+  Source: this library's own, from the polynomial form of the network.
 
   Returns:
     [batch, L + 1]; column j is of degree j + 1. With the bias K * c they sum to the logit.

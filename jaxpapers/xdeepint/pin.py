@@ -67,6 +67,8 @@ def output_rows(fields: int, layers: int, output: str = 'product') -> int:
 def split_sub_spaces(x: jax.Array, sub_spaces: int) -> jax.Array:
   """Cuts the embedding axis into consecutive pieces and stacks them on the field axis, sub-space-major.
 
+  Source: the paper's sub-spaces, in the order of the authors' code.
+
   Args:
     x: [batch, fields, K].
     sub_spaces: h, a divisor of K.
@@ -82,6 +84,8 @@ def split_sub_spaces(x: jax.Array, sub_spaces: int) -> jax.Array:
 
 def combine_sub_spaces(z: jax.Array, sub_spaces: int) -> jax.Array:
   """Inverse of `split_sub_spaces`: cuts the rows into h equal blocks and joins them on the embedding axis.
+
+  Source: the authors' code.
 
   Args:
     z: [batch, rows, m], rows a multiple of h.
@@ -201,6 +205,8 @@ def pin(
 def output_logits(block: jax.Array, out_kernel: jax.Array, out_bias: jax.Array) -> jax.Array:
   """logit = sum_k (sum_r w_r P[r, k] + c): the scalar bias counts once per coordinate, K times in all.
 
+  Source: the output layer of the authors' code.
+
   Args:
     block: P, [batch, R, K].
     out_kernel: w, [R, 1].
@@ -222,6 +228,8 @@ def multi_head_pin(
   acts: Sequence[Activation],
 ) -> jax.Array:
   """Projects the embeddings, cuts them into heads, and gives every head a network of its own (residual form).
+
+  Source: the authors' code, whose model does not use it.
 
   Args:
     x0: [batch, fields, K].
@@ -249,6 +257,8 @@ def multi_head_pin(
 
 def lift_kernel(kernel: jax.Array, fields: int, size: int) -> jax.Array:
   """The bit-wise kernel (h = K) that gives the same outputs as a kernel of fewer sub-spaces.
+
+  Source: this library's own.
 
   Args:
     kernel: [h * fields, h * fields].

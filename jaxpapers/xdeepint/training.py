@@ -84,6 +84,8 @@ def row_sparse(
   The state is a `TrainState` with params {'embedding': {'table'}, 'pin': {...}} and opt_state {'embedding':
   GroupFtrlState, 'pin': ...}. All weights see the gradients of one forward pass on the loss summed over the batch.
 
+  Source: the joint optimizers of the paper.
+
   Args:
     fields: names and sizes.
     size: K.
