@@ -39,7 +39,7 @@ def masked_modal(draw: Array, points: Array, images: Array) -> tuple[Array, Arra
 def keep_sensors(
   batch: Batch, *, lidar: bool = True, cameras: Sequence[int] | None = None, mode: str = 'drop'
 ) -> Batch:
-  """The batch as if only some sensors worked.
+  """The batch as if only some sensors worked. Source: the paper's robustness experiments.
 
   Args:
     batch: see the module.

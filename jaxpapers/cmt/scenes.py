@@ -82,7 +82,7 @@ def scenes(setting: Surround, indices: jax.Array, seed: int) -> dict[str, jax.Ar
 
 
 def scene(setting: Surround, key: jax.Array) -> dict[str, jax.Array]:
-  """One scene, all of it random.
+  """One scene, all of it random. Source: this library's own.
 
   Args:
     setting: sizes.
@@ -177,6 +177,8 @@ def place(setting: Surround, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.
 
 def cast(origin: jax.Array, direction: jax.Array, boxes: jax.Array, present: jax.Array) -> Hits:
   """The first thing on each ray: a box, by the slab test in its own frame, or the ground z = 0.
+
+  Source: this library's own.
 
   Args:
     origin: [rays, 3] float32.

@@ -29,7 +29,7 @@ def defend(
   options: Options | None = None,
   retrain: Callable[[jax.Array, jax.Array, jax.Array], Any] | None = None,
 ) -> dict[str, dict[str, Outcome]]:
-  """Runs the defence suite.
+  """Runs the defence suite. Source: the paper's evaluation of defences, and further ones.
 
   Args:
     network: of the victims.

@@ -222,6 +222,8 @@ def update_trigger(
   Nothing moves where (alpha - 1)^2 mean(start^2) is below the threshold already, which includes dead units; the target
   is relative to the start, so calls ratchet upwards; without clipping the patch leaves the pixel range.
 
+  Source: the paper's DOORPING, as in the authors' code.
+
   Args:
     penultimate: (params, images) -> [batch, units], after the nonlinearity.
     params: of the network; constant.

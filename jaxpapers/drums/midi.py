@@ -87,6 +87,8 @@ def write(
 ) -> bytes:
   """A type-1 file: tempo, signature and key in track 0, the hits on the drum channel in track 1.
 
+  Source: the paper's decoder, with note-offs.
+
   Args:
     grid: [steps, 6] bool.
     bpm: quarter notes a minute.

@@ -103,7 +103,7 @@ def stability(groove: str | np.ndarray, most: int | None = MOST_MEASURES, drop_i
 
 
 def self_distances(groove: str | np.ndarray, most: int = MOST_MEASURES) -> np.ndarray:
-  """[measures, measures] int edit distances between all measures of a groove."""
+  """[measures, measures] int edit distances between all measures of a groove. Source: this library's own."""
   measures = measure_strings(groove, most)
   upper = np.triu_indices(len(measures), 1)
   result = np.zeros((len(measures), len(measures)), np.int64)

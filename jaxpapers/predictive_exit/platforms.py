@@ -321,7 +321,7 @@ FITTED = ('c_eff', 'macs_per_cycle', 'i0', 'p_base')
 
 
 def calibrate_platform(start: Platform, f: Array, V: Array, macs: Array, time: Array, power: Array) -> Platform:
-  """Fits capacitance, throughput, leakage and base power to measured runs of compute-bound work.
+  """Fits capacitance, throughput, leakage and base power to measured runs of compute-bound work. Source: our extension.
 
   Least squares of log(time) and log(power) in the logarithms of the constants (FITTED), so that all stay positive; the
   derivatives are those of the model. The other constants are those of `start`.

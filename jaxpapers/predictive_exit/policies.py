@@ -165,7 +165,7 @@ def accuracy(table_logits: Array, labels: Array, exits_taken: Array) -> jax.Arra
 
 
 def walk_macs(walk: Walk, costs: Costs, engine_macs: float) -> jax.Array:
-  """Multiply-adds of every sample: segments up to the exit, heads visited, forecasts.
+  """Multiply-adds of every sample: segments up to the exit, heads visited, forecasts. Source: our extension.
 
   Args:
     walk: of a policy.

@@ -238,7 +238,10 @@ def official_score(actual: Array, predicted: Array) -> jax.Array:
 
 
 def forecast_errors(actual: Array, predicted: Array) -> dict[str, jax.Array]:
-  """Mean absolute error in exits and the shares of early, exact and late forecasts; NaN with nothing to score."""
+  """Mean absolute error in exits and the shares of early, exact and late forecasts; NaN with nothing to score.
+
+  Source: our extension.
+  """
   actual, predicted = jnp.asarray(actual), jnp.asarray(predicted)
   counted = (actual >= 0) & (predicted >= 0)
   total = jnp.sum(counted)

@@ -113,6 +113,8 @@ def write_shots(
 ) -> list[str]:
   """Draws K-shot sets as the public benchmark does, and writes them in TFA's layout; nothing if one can't be drawn.
 
+  Source: TFA's sampler and files.
+
   Args:
     annotations: of all training images.
     folder: made where it is missing.

@@ -50,6 +50,8 @@ def averaged_labels(
 
   Dropout acts after the softmax, so its mask touches the numerator only.
 
+  Source: the attention of CPF (Yang et al., WWW 2021).
+
   Args:
     graph: edges sorted by receiver.
     h: [N, C].

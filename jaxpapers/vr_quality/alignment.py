@@ -27,6 +27,8 @@ def distances(p: jax.Array, q: jax.Array) -> jax.Array:
 def dtw(p: jax.Array, q: jax.Array, p_length: Length = None, q_length: Length = None) -> jax.Array:
   """Dynamic time warping: least sum of distances over steps (1, 0), (0, 1), (1, 1); not normalised, radians.
 
+  Source: Sakoe and Chiba, 1978.
+
   Args:
     p: [n, 3] unit vectors.
     q: [m, 3] unit vectors.
@@ -37,7 +39,10 @@ def dtw(p: jax.Array, q: jax.Array, p_length: Length = None, q_length: Length = 
 
 
 def frechet(p: jax.Array, q: jax.Array, p_length: Length = None, q_length: Length = None) -> jax.Array:
-  """Discrete Fréchet distance: least possible largest distance over the same steps, radians; arguments of `dtw`."""
+  """Discrete Fréchet distance: least possible largest distance over the same steps, radians; arguments of `dtw`.
+
+  Source: Eiter and Mannila, 1994.
+  """
 
   def combine(c, up, left, corner):
     return jnp.maximum(c, _least(up, left, corner))
@@ -55,6 +60,8 @@ def levenshtein(
   rows: int = 8,
 ) -> jax.Array:
   """Edits between the sequences of equal-angle cells that two paths visit, unit costs; int32; arguments of `dtw`.
+
+  Source: this library's own.
 
   Args:
     p: [n, 3] unit vectors.

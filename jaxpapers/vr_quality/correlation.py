@@ -115,6 +115,8 @@ def fit_logistic(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, 
 def agreement(predictions: np.ndarray, mos: np.ndarray, parameters: int = 4, *, monotone: bool = False) -> Agreement:
   """PLCC and RMSE after `fit_logistic`, SRCC and KRCC on the raw predictions, and the sign.
 
+  Source: the authors' evaluation, and the sign that it hides.
+
   Args:
     predictions: [n].
     mos: [n].

@@ -152,6 +152,8 @@ def within_anova(scores: np.ndarray) -> dict[str, Effect]:
 def friedman(scores: np.ndarray) -> RankTest:
   """Friedman's test over [videos, conditions] scores, three conditions at least, with Kendall's W.
 
+  Source: this library's analysis of the paper's design.
+
   Raises:
     ValueError: for fewer conditions or missing scores.
   """

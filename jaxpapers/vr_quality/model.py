@@ -194,7 +194,10 @@ class QualityModel(nn.Module):
 
 
 def tile_network(network: ModuleDef, bucketed: bool = False, axis_name: str | None = None, **options: Any) -> nn.Module:
-  """`network` (ResNet18 or ThinNet) on pseudocylindrical tiles; `options` are its other attributes."""
+  """`network` (ResNet18 or ThinNet) on pseudocylindrical tiles; `options` are its other attributes.
+
+  Source: the authors' code; ThinNet is this library's own.
+  """
   if network is ResNet18:
     options = {'pool': pseudo_max_pool, **options}
   conv = functools.partial(PseudoConv, bucketed=bucketed)
@@ -202,7 +205,10 @@ def tile_network(network: ModuleDef, bucketed: bool = False, axis_name: str | No
 
 
 def plain_network(network: ModuleDef, axis_name: str | None = None, **options: Any) -> nn.Module:
-  """`network` (ResNet18 or ThinNet) on panoramas or viewports, with zero padding."""
+  """`network` (ResNet18 or ThinNet) on panoramas or viewports, with zero padding.
+
+  Source: the baselines of the authors' code.
+  """
   return network(norm=functools.partial(BatchNorm, axis_name=axis_name), **options)
 
 
@@ -212,5 +218,8 @@ def pconv_resnet18(width: int = 64, npart: int = 16, bucketed: bool = False, **o
 
 
 def erp_resnet18(width: int = 64, **options: Any) -> QualityModel:
-  """The plain ResNet-18 on panoramas (the ERP baseline), or on viewports along scanpaths."""
+  """The plain ResNet-18 on panoramas (the ERP baseline), or on viewports along scanpaths.
+
+  Source: the baselines of the authors' code.
+  """
   return QualityModel(plain_network(ResNet18, width=width), 0, **options)

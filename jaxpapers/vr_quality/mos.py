@@ -225,7 +225,10 @@ def z_mos(ratings: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out(ratings: np.ndarray) -> np.ndarray:
-  """[subjects]: PLCC of a subject with the mean of the others over the stimuli it rated; NaN if undefined."""
+  """[subjects]: PLCC of a subject with the mean of the others over the stimuli it rated; NaN if undefined.
+
+  Source: this library's own.
+  """
   ratings = np.asarray(ratings, np.float64)
   given = ~np.isnan(ratings)
   total, count = np.nansum(ratings, axis=0), given.sum(axis=0)
@@ -239,6 +242,8 @@ def leave_one_out(ratings: np.ndarray) -> np.ndarray:
 
 def split_half(ratings: np.ndarray, *, seed: int = 0, repeats: int = 100) -> tuple[float, float]:
   """(mean SRCC of random halves of the subjects, its Spearman-Brown correction 2 r / (1 + r)).
+
+  Source: this library's own.
 
   Raises:
     ValueError: for fewer than four subjects.

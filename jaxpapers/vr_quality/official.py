@@ -48,6 +48,8 @@ def export_official(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def import_backbone(state: Mapping[str, Any], model: QualityModel) -> Variables:
   """The backbone's variables from a torchvision ResNet-18 file; its classifier (`fc.`) is not used.
 
+  Source: the authors' start from ImageNet weights.
+
   Raises:
     ValueError: naming every missing, unexpected and misshapen entry.
   """

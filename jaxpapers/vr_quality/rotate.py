@@ -28,7 +28,10 @@ def rotate_erp(image: jax.Array, matrix: jax.Array, method: str = 'bilinear', po
 
 
 def centre_on(lon: jax.Array, lat: jax.Array) -> jax.Array:
-  """The rotation [..., 3, 3] that brings direction (lon, lat), radians, to the image centre: R_y(lat) R_z(-lon)."""
+  """The rotation [..., 3, 3] that brings direction (lon, lat), radians, to the image centre: R_y(lat) R_z(-lon).
+
+  Source: this library's own; the authors' is `official_rotation`.
+  """
   return jnp.matmul(rotation_y(lat), rotation_z(-jnp.asarray(lon)), precision=jax.lax.Precision.HIGHEST)
 
 

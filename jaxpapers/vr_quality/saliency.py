@@ -24,6 +24,8 @@ def vmf_map(
 
   S(x) = 1/N sum_i C(k) exp(k (x . mu_i - 1)), C(k) = k / (2 pi (1 - exp(-2 k))), k = 1 / sigma².
 
+  Source: this library's own.
+
   Args:
     fixations: [n, 3] unit vectors.
     height: rows.
@@ -160,7 +162,7 @@ def uniform(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> jax.Arra
 
 
 def equator(height: int, width: int, sigma: float = 20.0 / 180.0 * PI, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-  """Density proportional to exp(-lat² / (2 sigma²)), sigma in radians."""
+  """Density proportional to exp(-lat² / (2 sigma²)), sigma in radians. Source: this library's own."""
   _, lat = pixel_lonlat(height, width)
   column = np.exp(-(lat**2) / (2 * sigma**2))
   return _density(jnp.asarray(np.repeat(column[:, None], width, axis=1), dtype))

@@ -37,7 +37,7 @@ class Recurrence(NamedTuple):
 
 
 def synchronous(p: jax.Array, q: jax.Array, p_length: Length = None, q_length: Length = None) -> jax.Array:
-  """Mean distance at equal times over the common duration, radians.
+  """Mean distance at equal times over the common duration, radians. Source: this library's own.
 
   Args:
     p: [n, 3] unit vectors.
@@ -51,7 +51,10 @@ def synchronous(p: jax.Array, q: jax.Array, p_length: Length = None, q_length: L
 
 
 def hausdorff(p: jax.Array, q: jax.Array, p_length: Length = None, q_length: Length = None) -> jax.Array:
-  """Largest distance from a point of either path to the nearest of the other, radians; arguments of `synchronous`."""
+  """Largest distance from a point of either path to the nearest of the other, radians; arguments of `synchronous`.
+
+  Source: this library's own.
+  """
   gaps, rows, columns = distances(p, q), _valid(p, p_length), _valid(q, q_length)
   there = jnp.max(jnp.where(rows, jnp.min(jnp.where(columns[None, :], gaps, jnp.inf), axis=1), 0))
   back = jnp.max(jnp.where(columns, jnp.min(jnp.where(rows[:, None], gaps, jnp.inf), axis=0), 0))
@@ -70,6 +73,8 @@ def time_delay_embedding(
   """For every window of q the distance to the closest window of p, radians; the mean or the largest. Not symmetric.
 
   The distance of two windows is sqrt(sum of squared distances) / window. A path shorter than `window` shortens it.
+
+  Source: this library's own.
 
   Args:
     p: [n, 3] unit vectors.

@@ -12,7 +12,10 @@ from jaxpapers.vr_quality.sphere import PI, angle_between, norm, pixel_direction
 
 
 def angular_speed(path: jax.Array, rate: float = 1.0, length: Length = None) -> jax.Array:
-  """Distances between successive points times the sampling rate in Hz, radians per second [time - 1]; 0 on padding."""
+  """Distances between successive points times the sampling rate in Hz, radians per second [time - 1]; 0 on padding.
+
+  Source: this library's own.
+  """
   chex.assert_shape(path, (None, 3))
   return jnp.where(_counted(path, length)[1:], angle_between(path[:-1], path[1:]), 0) * rate
 
@@ -23,7 +26,7 @@ def total_length(path: jax.Array, length: Length = None) -> jax.Array:
 
 
 def displacement(path: jax.Array, length: Length = None) -> jax.Array:
-  """Distance from the first point, radians [time]; 0 on padding."""
+  """Distance from the first point, radians [time]; 0 on padding. Source: this library's own."""
   return jnp.where(_counted(path, length), angle_between(path[:1], path), 0)
 
 
@@ -44,6 +47,8 @@ def explored_solid_angle(
   path: jax.Array, length: Length = None, *, radius: float = PI / 4, height: int = 64
 ) -> jax.Array:
   """Solid angle of the union of caps around the points, steradians, on a height x 2 height grid of pixels.
+
+  Source: this library's own.
 
   Args:
     path: [time, 3] unit vectors.
@@ -70,6 +75,8 @@ def speed_spectrum(path: jax.Array, rate: float = 1.0) -> tuple[jax.Array, jax.A
 def pairwise_over_time(paths: jax.Array, present: jax.Array | None = None) -> jax.Array:
   """Mean distance between two observers at every time, radians [time]; NaN where fewer than two are present.
 
+  Source: this library's own.
+
   Args:
     paths: [observers, time, 3] unit vectors.
     present: [observers, time] bool; None: everybody always.
@@ -84,7 +91,10 @@ def pairwise_over_time(paths: jax.Array, present: jax.Array | None = None) -> ja
 
 
 def resultant_over_time(paths: jax.Array, present: jax.Array | None = None) -> jax.Array:
-  """Length of the mean direction of all observers at every time [time]; arguments of `pairwise_over_time`."""
+  """Length of the mean direction of all observers at every time [time]; arguments of `pairwise_over_time`.
+
+  Source: this library's own.
+  """
   chex.assert_shape(paths, (None, None, 3))
   here = jnp.ones(paths.shape[:2], bool) if present is None else present
   total = norm(jnp.sum(jnp.where(here[..., None], paths, 0), axis=0))

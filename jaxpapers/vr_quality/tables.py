@@ -71,7 +71,7 @@ def tile_widths(npart: int, width: int) -> tuple[int, ...]:
 
 
 def valid_mask(npart: int, width: int) -> np.ndarray:
-  """[tiles, width] bool, True in the valid columns."""
+  """[tiles, width] bool, True in the valid columns. Source: the authors' code."""
   return np.arange(width) < np.asarray(tile_widths(npart, width))[:, None]
 
 

@@ -16,6 +16,8 @@ PICTURES = ('.png', '.jpg', '.jpeg')
 def keyframes(path: str | os.PathLike, size: tuple[int, int] = (512, 1024), least: int = KEYFRAMES) -> np.ndarray:
   """One frame per second of a video file, or all pictures of a folder of extracted frames in the order of their names.
 
+  Source: the authors' preprocessing.
+
   Args:
     path: a video file (needs imageio with PyAV) or a folder of .png or .jpg.
     size: (height, width) to which frames are resized, bilinear.
