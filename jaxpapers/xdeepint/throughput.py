@@ -56,29 +56,33 @@ def zipf_batch(fields: Fields, batch_size: int, seed: int, exponent: float = 1.3
   return {'ids': np.stack(ids, axis=1).astype(np.int32), 'label': labels, 'weight': np.ones(batch_size, np.float32)}
 
 
-def timed(step: Callable, state: Any, batches: Sequence[Any], repeats: int) -> tuple[float, int]:
-  """(median processor seconds of a step, its temporary bytes); `step(state, batch)` -> state, which is donated."""
-  compiled = jax.jit(step, donate_argnums=0).lower(state, batches[0]).compile()
-  times = []
-  for index in range(repeats + 2):
-    started = time.process_time()
-    state = jax.block_until_ready(compiled(state, batches[index % len(batches)]))
-    times.append(time.process_time() - started)
-  return statistics.median(times[2:]), compiled.memory_analysis().temp_size_in_bytes
+class Program(NamedTuple):
+  """A training step and what it works on.
+
+  Attributes:
+    fields: the tables.
+    step: (state, batch) -> state.
+    state: before the first step.
+    batches: that take turns.
+  """
+
+  fields: Fields
+  step: Callable[[Any, Any], Any]
+  state: Any
+  batches: Sequence[Any]
 
 
-def row_sparse_cost(rows: int, head: PinHead, batch_size: int, repeats: int, row_slots: int = 0) -> Cost:
+def row_sparse_program(rows: int, head: PinHead, batch_size: int, row_slots: int = 0) -> Program:
   """A step of `row_sparse`."""
   fields = criteo_like(rows)
   batches = [jax.device_put(zipf_batch(fields, batch_size, seed)) for seed in range(4)]
   training = row_sparse(fields, SIZE, head, GroupFtrl(), ftrl(), row_slots=row_slots)
   state = jax.jit(training.init)(jax.random.key(0), batches[0], {})
   key = jax.random.key(0)
-  seconds, temporary = timed(lambda state, batch: training.step(state, batch, key)[0], state, batches, repeats)
-  return Cost(fields.rows, seconds, batch_size / seconds, temporary)
+  return Program(fields, lambda state, batch: training.step(state, batch, key)[0], state, batches)
 
 
-def dense_cost(rows: int, head: PinHead, batch_size: int, repeats: int) -> Cost:
+def dense_program(rows: int, head: PinHead, batch_size: int) -> Program:
   """A step of the optax pair, which rewrites whole tables."""
   fields = criteo_like(rows)
   batches = [jax.device_put(zipf_batch(fields, batch_size, seed)) for seed in range(4)]
@@ -95,8 +99,30 @@ def dense_cost(rows: int, head: PinHead, batch_size: int, repeats: int) -> Cost:
     updates, slots = optimizer.update(grads, slots, params)
     return optax.apply_updates(params, updates), slots
 
-  seconds, temporary = timed(step, init(), batches, repeats)
-  return Cost(fields.rows, seconds, batch_size / seconds, temporary)
+  return Program(fields, step, init(), batches)
+
+
+def compiled(program: Program) -> Any:
+  """The step, compiled so that it writes into the state it is given."""
+  return jax.jit(program.step, donate_argnums=0).lower(program.state, program.batches[0]).compile()
+
+
+def median_step(step: Callable, program: Program, repeats: int, clock: Callable[[], float]) -> float:
+  """Median seconds by `clock` of a compiled step; the state of `program` is used up."""
+  state, times = program.state, []
+  for index in range(repeats + 2):
+    started = clock()
+    state = jax.block_until_ready(step(state, program.batches[index % len(program.batches)]))
+    times.append(clock() - started)
+  return statistics.median(times[2:])
+
+
+def cost(program: Program, repeats: int) -> Cost:
+  """What a step costs the processor."""
+  step = compiled(program)
+  seconds = median_step(step, program, repeats, time.process_time)
+  examples = len(program.batches[0]['label']) / seconds
+  return Cost(program.fields.rows, seconds, examples, step.memory_analysis().temp_size_in_bytes)
 
 
 def draw(costs: dict[str, list[Cost]], path: str) -> None:
@@ -127,11 +153,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   for rows in args.rows:
     for name, line in costs.items():
       if name == 'dense':
-        line.append(dense_cost(rows, head, args.batch_size, args.repeats))
+        program = dense_program(rows, head, args.batch_size)
       else:
-        line.append(row_sparse_cost(rows, head, args.batch_size, args.repeats, args.row_slots))
-      cost = line[-1]
-      print(f'{cost.rows:>10,} {name:>12} {cost.seconds:>8.3f} {cost.examples:>11,.0f} {cost.temporary / 2**20:>14.1f}')
+        program = row_sparse_program(rows, head, args.batch_size, args.row_slots)
+      line.append(one := cost(program, args.repeats))
+      print(f'{one.rows:>10,} {name:>12} {one.seconds:>8.3f} {one.examples:>11,.0f} {one.temporary / 2**20:>14.1f}')
   if args.output:
     draw(costs, args.output)
 
