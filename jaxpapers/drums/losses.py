@@ -7,7 +7,7 @@ import optax
 
 
 def token_nats(logits: jax.Array, ids: jax.Array) -> jax.Array:
-  """Negative log-likelihood of every token but the first. Source: this library's measure; the paper has none.
+  """Negative log-likelihood of every token but the first. Source: this library's own.
 
   Args:
     logits: [batch, time, n] float; row t predicts token t + 1.
