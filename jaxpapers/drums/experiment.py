@@ -63,7 +63,7 @@ def import_variables(config: ml_collections.ConfigDict, state: Mapping[str, np.n
     UserError: if they are not those of the configured model.
   """
   try:
-    return official.import_official(state, _architecture(config))
+    return official.import_official(state, configured_architecture(config))
   except ValueError as error:
     raise engine.UserError(str(error)) from error
 
@@ -148,7 +148,12 @@ def _experiment(config: ml_collections.ConfigDict) -> engine.Experiment:
   return engine.Experiment(stages, draw)
 
 
-def _architecture(config: ml_collections.ConfigDict) -> Architecture:
+def configured_architecture(config: ml_collections.ConfigDict) -> Architecture:
+  """The architecture that `config.model` names.
+
+  Raises:
+    ValueError: for an unknown name, or sizes that do not fit each other.
+  """
   options = config.model
   if options.name == 'bytes':
     activation = {'gpt2': 'gelu_new', 'llama': 'silu', 'neox': 'gelu'}.get(options.family, '')
@@ -163,7 +168,7 @@ def _architecture(config: ml_collections.ConfigDict) -> Architecture:
 def _model(config: ml_collections.ConfigDict, weights: bool = True) -> Model:
   """The model of the config; its starting weights are left out unless `weights`."""
   if config.model.name == 'bytes':
-    return _started(config, Model(_architecture(config), byte_tokenizer(), None), weights)
+    return _started(config, Model(configured_architecture(config), byte_tokenizer(), None), weights)
   if config.model.name == 'smollm2-135m':
     if config.init_from or not weights:
       file = gguf.open_gguf(config.model.weights or gguf.package_path())
@@ -171,7 +176,7 @@ def _model(config: ml_collections.ConfigDict, weights: bool = True) -> Model:
       return _started(config, model, weights)
     found = gguf.language_model(config.model.weights)
     return Model(found.architecture, found.tokenizer, found.variables['params'])
-  shape = _architecture(config)
+  shape = configured_architecture(config)
   if shape.family != 'gpt2':
     raise ValueError(f'No tokenizer of {config.model.name} is at hand: import its weights and call the functions.')
   if not config.init_from and weights:

@@ -1,6 +1,7 @@
-"""Encoder and stability curve written event by event and pair by pair, for `launch/benchmark.py --peer=event_by_event`.
+"""What `launch/benchmark.py --peer=NAME` compares the room with.
 
-They follow the definitions word by word, with `mido` as the reader, and are the reference of the tests.
+Here the encoder and the stability curve event by event and pair by pair: they follow the definitions word by word, with
+`mido` as the reader, and are the reference of the tests. `llama_peer` has the network in another library.
 """
 
 import io
@@ -10,7 +11,8 @@ from fractions import Fraction
 import ml_collections
 import numpy as np
 
-from jaxpapers.drums import data, encoding, midi, structure
+from jaxpapers.drums import benchmarks, encoding, structure
+from jaxpapers.drums.llama_peer import transformers_peer
 from jaxpapers.drums.notation import INSTRUMENTS, MERGED, STEPS
 from jaxpapers.engine.measure import Measurement, median_seconds
 
@@ -58,7 +60,7 @@ def stability_by_pair(groove: str | np.ndarray) -> list[int]:
 def event_by_event(
   config: ml_collections.ConfigDict, *, repeats: int, threads: int, grooves: int = 32
 ) -> list[Measurement]:
-  """Both ways of encoding MIDI files and of computing stability curves; examples are grooves, each a MIDI file.
+  """Encoding MIDI files and computing stability curves; examples are grooves, each a MIDI file.
 
   Args:
     config: not looked at: the grooves are those of the test split in this package.
@@ -67,15 +69,16 @@ def event_by_event(
     grooves: at most so many.
   """
   del config, threads
-  grids = [groove.grid for groove in data.bundled() if groove.split == 'test'][:grooves]
-  files = [midi.write(grid) for grid in grids]
-  calls: dict[str, Callable[[], object]] = {
-    'encode MIDI': lambda: [encoding.encode(file).grid for file in files],
-    'encode MIDI by event': lambda: [encode_by_event(file, track=1) for file in files],
-    'stability': lambda: structure.stability_curves(grids),
-    'stability by pair': lambda: [stability_by_pair(grid) for grid in grids],
-  }
-  return [Measurement(name, len(grids), median_seconds(call, repeats)) for name, call in calls.items()]
+  grids, files = benchmarks.grooves(grooves)
+  encode = median_seconds(lambda: [encode_by_event(file, track=1) for file in files], repeats)
+  curves = median_seconds(lambda: [stability_by_pair(grid) for grid in grids], repeats)
+  return [
+    Measurement('encode MIDI by event', len(grids), encode, beside=benchmarks.ENCODE),
+    Measurement('stability by pair', len(grids), curves, beside=benchmarks.STABILITY),
+  ]
 
 
-PEERS: dict[str, Callable[..., list[Measurement]]] = {'event_by_event': event_by_event}
+PEERS: dict[str, Callable[..., list[Measurement]]] = {
+  'event_by_event': event_by_event,
+  'transformers': transformers_peer,
+}
