@@ -18,11 +18,17 @@ from jaxpapers.engine.errors import EXIT_NON_FINITE, EXIT_PREEMPTED, UserError, 
 
 FLAGS = flags.FLAGS
 _CONFIG = None
+_UNLESS = ''
 
 
-def define_config() -> None:
-  """Adds --config=FILE[:VARIANT] and its overrides --config.a.b=value."""
-  global _CONFIG
+def define_config(unless: str = '') -> None:
+  """Adds --config=FILE[:VARIANT] and its overrides --config.a.b=value.
+
+  Args:
+    unless: name of a boolean flag with which the program needs no settings.
+  """
+  global _CONFIG, _UNLESS
+  _UNLESS = unless
   _CONFIG = config_flags.DEFINE_config_file('config', None, 'settings file, with the variant behind a colon')
 
 
@@ -80,7 +86,8 @@ def _termination_log(text: str) -> None:
 
 def _parse(argv: list[str]) -> None:
   given = [a for a in argv[1:] if a.startswith(('--config=', '-config='))]
-  if _CONFIG is not None and not any(a in ('--help', '-h', '--helpfull', '--helpshort') for a in argv):
+  exempt = ('--help', '-h', '--helpfull', '--helpshort', *([f'--{_UNLESS}'] if _UNLESS else ()))
+  if _CONFIG is not None and not any(a in exempt for a in argv):
     if not given:
       raise UserError('No settings given: add --config=configs/METHOD.py or --config=configs/METHOD.py:VARIANT.')
     known = flatten(_load(given[-1].split('=', 1)[1]))

@@ -1,10 +1,7 @@
 """Runs what claims are measured in, each in a process of its own, resumable. Knows no paper."""
 
 import importlib
-import importlib.metadata
 import json
-import os
-import platform
 import re
 import shutil
 import subprocess
@@ -17,6 +14,7 @@ from typing import Any, NamedTuple
 from jaxpapers.engine import scoreboard
 from jaxpapers.engine.claims import Claim, Judgement, Run, judge, unchecked
 from jaxpapers.engine.errors import EXIT_DONE, EXIT_PREEMPTED, PreemptedError, UserError, suggest
+from jaxpapers.engine.machine import described
 from jaxpapers.engine.scoreboard import Row
 
 # What this program leaves in a workdir: exit code and seconds of all its starts.
@@ -132,20 +130,7 @@ def in_a_process(arguments: Sequence[str], log: Path) -> int:
 
 def machine(plan: Plan) -> dict[str, str]:
   """Processor, cores, versions and date; no names of folders or hosts."""
-  try:
-    names = re.findall(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
-  except OSError:
-    names = []
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return {
-    'processor': names[0].strip() if names else platform.machine(),
-    'cores': str(cores),
-    'devices': _devices(plan.out),
-    'python': platform.python_version(),
-    'jax': importlib.metadata.version('jax'),
-    'seeds': str(plan.seeds),
-    'date': time.strftime('%Y-%m-%d'),
-  }
+  return {**described(), 'devices': _devices(plan.out), 'seeds': str(plan.seeds)}
 
 
 def _devices(out: Path) -> str:
