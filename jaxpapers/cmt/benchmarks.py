@@ -10,7 +10,10 @@ import numpy as np
 
 from jaxpapers.cmt import metrics
 from jaxpapers.cmt.attention import attention
+from jaxpapers.engine.benchmarks import Case
 from jaxpapers.engine.measure import Measurement, measure, median_seconds
+
+CASES = (Case('default', stages=('masked',), dtypes=('float32', 'bfloat16')),)
 
 
 def programs(repeats: int) -> tuple[list[Measurement], list[str]]:
@@ -32,7 +35,8 @@ def attentions(
     'attention, whole scores': functools.partial(attention, block=None),
     "attention, jax.nn's": jax.nn.dot_product_attention,
   }
-  rows = [measure(name, way, arguments, 1, repeats) for name, way in ways.items()]
+  ours = 'attention by blocks'
+  rows = [measure(name, way, arguments, 1, repeats, beside=ours if name != ours else '') for name, way in ways.items()]
   blocks, whole, usual = rows
   line = (
     f'attention of {queries} queries to {tokens} tokens: by blocks {whole.seconds / blocks.seconds:.2f} times as fast '
@@ -54,7 +58,9 @@ def scores(
   ours = Measurement(
     'score', samples, median_seconds(lambda: metrics.evaluate(truth, found, rules).nds, max(1, repeats // 2))
   )
-  loops = Measurement('matching in loops', samples, median_seconds(lambda: looped(truth, found, rules), 1, warmup=0))
+  loops = Measurement(
+    'matching in loops', samples, median_seconds(lambda: looped(truth, found, rules), 1, warmup=0), beside=ours.name
+  )
   line = (
     f'score of {samples} samples with {boxes} boxes: whole score {loops.seconds / ours.seconds:.0f} times as fast as '
     'the matching alone in loops'

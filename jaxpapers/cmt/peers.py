@@ -71,9 +71,9 @@ def spconv_encoder(
   if not difference < AGREEMENT:
     raise UserError(f'The sparse encoders differ by {difference:.1g} of the largest value.')
   return [
-    Measurement('spconv sparse encoder', 1, median_seconds(peer, repeats)),
+    Measurement('spconv sparse encoder', 1, median_seconds(peer, repeats), beside='sparse encoder'),
     Measurement(
-      'our sparse encoder', 1, median_seconds(lambda: forward(variables, features[None], coords[None])[0], repeats)
+      'sparse encoder', 1, median_seconds(lambda: forward(variables, features[None], coords[None])[0], repeats)
     ),
   ]
 

@@ -47,9 +47,9 @@ def torch_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int)
     _wait(torch, device)
 
   model.train()
-  rows = [Measurement(f'torch {TORCH_MODEL} train', batch, median_seconds(train, repeats))]
+  rows = [Measurement(f'torch {TORCH_MODEL} train', batch, median_seconds(train, repeats), beside='emo train')]
   model.eval()
-  rows.append(Measurement(f'torch {TORCH_MODEL} eval', batch, median_seconds(infer, repeats)))
+  rows.append(Measurement(f'torch {TORCH_MODEL} eval', batch, median_seconds(infer, repeats), beside='emo test'))
   return rows
 
 

@@ -95,7 +95,12 @@ def torch_geometric_peer(config: ml_collections.ConfigDict, *, repeats: int, thr
   from jaxpapers.reliant.experiment import datasets
 
   calls = geometric_gcn(datasets(config)[0], threads=threads)
-  return [Measurement(name, 1, median_seconds(call, repeats)) for name, call in calls.items()]
+  # One of our steps is `epochs_per_step` epochs of every seed.
+  beside = {'epoch': 'teacher train', 'eval': 'teacher test'} if config.seeds == config.epochs_per_step == 1 else {}
+  return [
+    Measurement(name, 1, median_seconds(call, repeats), beside=beside.get(name.split(',')[0].split()[-1], ''))
+    for name, call in calls.items()
+  ]
 
 
 PEERS: dict[str, Callable[..., list[Measurement]]] = {'torch_geometric': torch_geometric_peer}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpapers.engine.benchmarks import Case
 from jaxpapers.engine.measure import Measurement, measure, median_seconds
 from jaxpapers.vr_quality.alignment import dtw
 from jaxpapers.vr_quality.model import QualityModel, erp_resnet18, normalise, pconv_resnet18
@@ -17,6 +18,7 @@ from jaxpapers.vr_quality.scanpath_metrics import all_pairs
 from jaxpapers.vr_quality.viewport import scanpath_viewports, spline_viewport
 
 Point = tuple[float, float, float]
+CASES = (Case('default', stages=('visibility', 'viewport')),)
 
 
 def programs(repeats: int) -> tuple[list[Measurement], list[str]]:
@@ -41,7 +43,7 @@ def viewports(
   seconds = median_seconds(
     lambda: spline_viewport(video[0], float(lon[0, 0]), float(lat[0, 0]), np.pi / 2, (side, side)), min(repeats, 3)
   )
-  other = Measurement('viewport by splines', 1, seconds)
+  other = Measurement('viewport by splines', 1, seconds, beside=ours.name)
   gain = other.seconds / (ours.seconds / ours.examples)
   return [ours, other], [f'viewports of {2 * height} x {height}: {gain:.0f} times as many a second as by splines']
 
@@ -52,10 +54,15 @@ def alignments(repeats: int, paths: int = 20, time: int = 15) -> tuple[list[Meas
   points /= np.linalg.norm(points, axis=-1, keepdims=True)
   ours = measure('dtw', lambda x: all_pairs(dtw, x), (jnp.asarray(points, jnp.float32),), paths**2, 10 * repeats)
   plain = [[tuple(map(float, point)) for point in path] for path in points]
-  floats = Measurement('dtw, Python floats', paths**2, median_seconds(lambda: looped(plain, plain, _gap), repeats))
+  floats = Measurement(
+    'dtw, Python floats', paths**2, median_seconds(lambda: looped(plain, plain, _gap), repeats), beside='dtw'
+  )
   few = max(1, paths // 5)
   vectors = Measurement(
-    'dtw, NumPy in loops', few * paths, median_seconds(lambda: looped(points[:few], points, _numpy_gap), 1)
+    'dtw, NumPy in loops',
+    few * paths,
+    median_seconds(lambda: looped(points[:few], points, _numpy_gap), 1),
+    beside='dtw',
   )
   each = ours.seconds / ours.examples
   line = (

@@ -10,8 +10,10 @@ from absl.testing import flagsaver
 def call(name: str, /, **values) -> None:
   """Runs `main` of launch/<name>.py with these flags. Programs may define flags of one name: only its own are there."""
   for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
-    if module.startswith('launch.'):
-      sys.modules.pop(module, None)
+    # The engine defines --config for the program that asks for it.
+    if module.startswith('launch.') or module == 'jaxpapers.engine.cli':
+      if module.startswith('launch.'):
+        sys.modules.pop(module)
       for flag in list(defined):
         delattr(flags.FLAGS, flag.name)
   program = importlib.import_module(f'launch.{name}')

@@ -1,0 +1,5 @@
+"""What `launch/benchmark.py --all` times of RELIANT."""
+
+from jaxpapers.engine.benchmarks import Case
+
+CASES = (Case('benchmark'),)
