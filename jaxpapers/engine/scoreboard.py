@@ -73,9 +73,21 @@ def as_markdown(rows: Sequence[Row], machine: Mapping[str, str]) -> str:
   lines = ['# Scoreboard', '', f'{counts(rows)}. {_described(machine)}', '', _RULE, '']
   for slug in dict.fromkeys(row.slug for row in rows):
     mine = [row for row in rows if row.slug == slug]
-    lines += [f'## {slug}', '', '| claim | measured | condition | paper | verdict |', '|---|---|---|---|---|']
+    lines += [
+      f'## {slug}',
+      '',
+      '| claim | measured | condition | paper | verdict | runs |',
+      '|---|---|---|---|---|---|',
+    ]
     for row in mine:
-      cells = (row.claim.sentence, measured(row), str(row.claim.condition), _paper(row.claim), row.judgement.verdict)
+      cells = (
+        row.claim.sentence,
+        measured(row),
+        str(row.claim.condition),
+        _paper(row.claim),
+        row.judgement.verdict,
+        _time(row),
+      )
       lines.append('| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |')
     reasons = [f'* {row.claim.name}: {row.judgement.why}.' for row in mine if row.judgement.why]
     lines += ['', *reasons, *([''] if reasons else [])]
@@ -102,12 +114,17 @@ def measured(row: Row) -> str:
 
 _RULE = (
   'A claim holds where the whole 95 % t interval of its measure over the seeds satisfies the condition. Bounds and '
-  'sentences are this library’s; the data are small stand-ins unless a line says otherwise.'
+  'sentences are this library’s; the data are small stand-ins unless a line says otherwise. Claims that are measured in '
+  'the same runs share their time.'
 )
 
 
 def _described(machine: Mapping[str, str]) -> str:
   return '; '.join(f'{key} {value}' for key, value in machine.items()) + '.'
+
+
+def _time(row: Row) -> str:
+  return f'{row.seconds:.0f} s' if row.seconds else '-'
 
 
 def _paper(claim: Claim) -> str:
@@ -117,7 +134,7 @@ def _paper(claim: Claim) -> str:
 def _article(row: Row) -> str:
   claim, found = row.claim, row.judgement
   why = f' · {html.escape(found.why)}' if found.why else ''
-  time = '' if row.seconds is None else f' · runs took {row.seconds:.0f} s'
+  time = f' · runs took {_time(row)}' if row.seconds else ''
   paper = '' if claim.paper is None else f' · paper: {claim.paper:g}'
   image = f'<img src="{html.escape(row.picture, quote=True)}" alt="{html.escape(claim.name)}">' if row.picture else ''
   return (
