@@ -148,7 +148,8 @@ def ratios(rows: Sequence[Measurement]) -> Iterator[tuple[Measurement, Measureme
   Raises:
     ValueError: if it names none.
   """
-  ours = {row.name: row for row in reversed(rows) if row.dtype == 'float32'}
+  # Of a program in several precisions, the first.
+  ours = {row.name: row for row in reversed(rows) if not row.beside}
   for row in rows:
     if row.beside:
       if row.beside not in ours:

@@ -85,6 +85,7 @@ def _termination_log(text: str) -> None:
 
 
 def _parse(argv: list[str]) -> None:
+  argv = [_underscored(argument) for argument in argv]
   given = [a for a in argv[1:] if a.startswith(('--config=', '-config='))]
   exempt = ('--help', '-h', '--helpfull', '--helpshort', *([f'--{_UNLESS}'] if _UNLESS else ()))
   if _CONFIG is not None and not any(a in exempt for a in argv):
@@ -107,6 +108,14 @@ def _parse(argv: list[str]) -> None:
     raise UserError(f'{lines[-1] if lines else type(error).__name__}.'.replace('..', '.')) from error
   if rest[1:]:
     raise UserError(f'Unexpected argument {rest[1]!r}: flags look like --name=value.')
+
+
+def _underscored(argument: str) -> str:
+  """--data-dir=x as --data_dir=x."""
+  name, equals, value = argument.partition('=')
+  if not name.startswith('--') or name.startswith('--config'):
+    return argument
+  return '--' + name[2:].replace('-', '_') + equals + value
 
 
 def _load(value: str) -> ml_collections.ConfigDict:

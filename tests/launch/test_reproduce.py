@@ -118,7 +118,7 @@ def test_claims_name_settings_that_exist(slug):
 
 @pytest.mark.parametrize(
   'flag, words',
-  [('--only=xdepint', "Did you mean 'xdeepint'"), ('--seeds=0', 'at least 1'), ('--data_dir=no', 'no folder')],
+  [('--only=xdepint', "Did you mean 'xdeepint'"), ('--seeds=0', 'at least 1'), ('--data-dir=no', 'no folder')],
 )
 def test_wrong_input_ends_in_a_sentence(flag, words, tmp_path):
   command = [sys.executable, 'launch/reproduce.py', flag, f'--out={tmp_path}']
