@@ -10,7 +10,7 @@ import optax
 
 from jaxpapers.ops import resize
 from jaxpapers.reft.matching import PUBLISHED, Matches, Weights, match, matching_costs
-from jaxpapers.reft.sampling import sample_points
+from jaxpapers.reft.sampling import sample_points, sample_shared
 
 
 class Targets(NamedTuple):
@@ -70,10 +70,8 @@ def match_layer(
   """
 
   def image(logits, masks, labels, truth, valid, points):
-    def at(maps):
-      return sample_points(maps, jnp.broadcast_to(points, (maps.shape[0], *points.shape)))
-
-    cost = matching_costs(logits, at(masks), labels, at(truth.astype(masks.dtype)), weights)
+    at_masks, at_truth = (sample_shared(maps, points) for maps in (masks, truth.astype(masks.dtype)))
+    cost = matching_costs(logits, at_masks, labels, at_truth, weights)
     return match(cost.total, valid)
 
   return jax.vmap(image)(logits, masks, targets.labels, targets.masks, targets.valid, points)

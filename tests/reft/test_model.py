@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpapers import reft
+from jaxpapers.reft import sampling
 from jaxpapers.reft.model import RefT, Switches
 from jaxpapers.reft.references import FeatureReference
 from tests.reft import small
@@ -226,3 +227,10 @@ def test_sampling_equals_scipy():
     padded = np.pad(image, 3)
     places = [at[:, 1] * 5 - 0.5 + 3, at[:, 0] * 7 - 0.5 + 3]
     np.testing.assert_allclose(values, map_coordinates(padded, places, order=1), atol=1e-5)
+
+
+def test_maps_at_shared_points_equal_each_at_its_own():
+  maps = np.random.default_rng(0).normal(size=(4, 5, 7)).astype(np.float32)
+  points = np.random.default_rng(1).uniform(-0.2, 1.2, size=(40, 2)).astype(np.float32)
+  each = reft.sample_points(jnp.asarray(maps), jnp.broadcast_to(points, (4, 40, 2)))
+  np.testing.assert_allclose(sampling.sample_shared(jnp.asarray(maps), jnp.asarray(points)), each, atol=1e-6)
