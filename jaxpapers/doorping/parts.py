@@ -1,4 +1,4 @@
-"""The parts of a run that cost time, at the size of the embedded digits: what `throughput` and `peers` measure."""
+"""The parts of a run that cost time, at the size of the embedded digits: what `throughput` and `benchmarks` measure."""
 
 import functools
 import statistics
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpapers.doorping import dc, model, neural_cleanse, trigger, victims
-from jaxpapers.engine.measure import Measurement
 
 
 class Sizes(NamedTuple):
@@ -79,7 +78,7 @@ def data(sizes: Sizes) -> Data:
   )
 
 
-def ours(sizes: Sizes) -> dict[str, Callable[[], Any]]:
+def ours(sizes: Sizes) -> dict[str, functools.partial]:
   """{part: call}; a call compiles when it is first made, and returns arrays."""
   given = jax.tree.map(jnp.asarray, data(sizes))
   net = model.ConvNet(sizes.classes, sizes.width, patches=True)
@@ -171,9 +170,3 @@ def examples(sizes: Sizes) -> dict[str, int]:
     VICTIMS: one * sizes.victims,
     VICTIMS_EACH: one * sizes.victims,
   }
-
-
-def measurements(prefix: str, seconds: Mapping[str, float], sizes: Sizes) -> list[Measurement]:
-  """Rows of the benchmark's table; seconds are the processor's."""
-  counts = examples(sizes)
-  return [Measurement(f'{prefix} {name}', counts[name], value) for name, value in seconds.items()]

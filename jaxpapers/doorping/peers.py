@@ -1,39 +1,33 @@
-"""The costly parts of a run for `launch/benchmark.py --peer=parts`, and beside eager PyTorch for `--peer=torch`."""
+"""The costly parts of a run in eager PyTorch, for `launch/benchmark.py --peer=torch`; ours are in `benchmarks`."""
 
 from collections.abc import Callable
 
 import ml_collections
 
-from jaxpapers.doorping import parts, torch_parts
-from jaxpapers.engine.measure import Measurement
+from jaxpapers.doorping import benchmarks, parts, torch_parts
+from jaxpapers.doorping.parts import CLEANSE_EACH, CLEANSE_RUNS
+from jaxpapers.engine.measure import Measurement, median_seconds
 
-SIZES = parts.Sizes()
 
-
-def own_parts(config: ml_collections.ConfigDict, *, repeats: int, threads: int) -> list[Measurement]:
-  """Processor seconds of our parts at the size of the digits, whatever the settings.
+def torch_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int) -> list[Measurement]:
+  """The parts of `benchmarks` in eager PyTorch, whatever the settings.
 
   Args:
     config: not used.
     repeats: timed calls.
-    threads: not used: start with taskset.
-  """
-  del config, threads
-  return parts.measurements('ours:', parts.processor_seconds(parts.ours(SIZES), repeats), SIZES)
-
-
-def torch_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int) -> list[Measurement]:
-  """`own_parts`, and the same parts in eager PyTorch with `threads` threads, taking turns.
+    threads: of PyTorch; 0 leaves its default.
 
   Raises:
     UserError: if torch is not installed.
   """
   del config
-  calls = {f'torch: {name}': call for name, call in torch_parts.theirs(SIZES, threads).items()}
-  calls |= {f'ours: {name}': call for name, call in parts.ours(SIZES).items()}
-  counts = parts.examples(SIZES)
-  seconds = parts.processor_seconds(calls, repeats)
-  return [Measurement(name, counts[name.split(': ')[1]], value) for name, value in seconds.items()]
+  calls, counts = torch_parts.theirs(benchmarks.SIZES, threads), parts.examples(benchmarks.SIZES)
+  # Label after label is what PyTorch does: it stands beside our one program for them.
+  ours = {name: CLEANSE_EACH if name == CLEANSE_RUNS else name for name in calls}
+  return [
+    Measurement(f'torch: {name}', counts[name], median_seconds(call, repeats), beside=ours[name])
+    for name, call in calls.items()
+  ]
 
 
-PEERS: dict[str, Callable[..., list[Measurement]]] = {'parts': own_parts, 'torch': torch_peer}
+PEERS: dict[str, Callable[..., list[Measurement]]] = {'torch': torch_peer}

@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpapers.doorping import dc, model, parts, peers, scaling, throughput, torch_parts, trigger
+from configs import doorping as doorping_config
+from jaxpapers.doorping import benchmarks, dc, model, parts, peers, scaling, throughput, torch_parts, trigger
+from jaxpapers.doorping.experiment import experiment
 from jaxpapers.engine.errors import UserError
+from jaxpapers.engine.measure import Measurement
 
 TINY = parts.Sizes(8, 2, 2, 3, 4, 2, 3, 2, 2, 3)
 
@@ -46,12 +49,28 @@ def test_ratios_compare_ours_with_theirs_and_lanes_with_runs():
   assert len(throughput.ratios(ours, ours, 'torch')) == 11
 
 
-def test_peers_name_every_part(monkeypatch, calls):
+def test_rows_and_what_stands_beside_them(monkeypatch, calls):
+  def measure(name, step, arguments, examples, repeats):
+    jax.eval_shape(step, *arguments)
+    return Measurement(name, examples, 1.0)
+
   monkeypatch.setattr(parts, 'ours', lambda sizes: calls)
-  monkeypatch.setattr(parts, 'processor_seconds', lambda calls, repeats: dict.fromkeys(calls, 0.5))
-  rows = peers.PEERS['parts'](None, repeats=1, threads=0)
-  assert [row.name for row in rows] == [f'ours: {name}' for name in parts.examples(TINY)]
-  assert all(row.seconds == 0.5 and row.examples > 0 for row in rows)
+  monkeypatch.setattr(torch_parts, 'theirs', lambda sizes, threads: {n: None for n in calls if 'vmap' not in n})
+  monkeypatch.setattr(benchmarks, 'measure', measure)
+  for module in (benchmarks, peers):
+    monkeypatch.setattr(module, 'median_seconds', lambda call, repeats: 2.0)
+  rows, lines = benchmarks.programs(1, TINY)
+  names = [row.name for row in rows]
+  assert names == list(parts.examples(TINY)) and not lines and all(row.examples > 0 for row in rows)
+  theirs = peers.PEERS['torch'](None, repeats=1, threads=0)
+  assert {row.beside for row in theirs} <= set(names) - {parts.CLEANSE_RUNS}
+  own = {row.name: row for row in rows}
+  assert own[parts.CLEANSE_RUNS].beside == parts.CLEANSE_EACH and sum(bool(row.beside) for row in rows) == 1
+  assert all(row.name == f'torch: {row.beside}' for row in theirs if row.beside != parts.CLEANSE_EACH)
+  config = doorping_config.get_config('default')
+  config.seeds = 1
+  (case,) = benchmarks.CASES
+  assert set(case.stages) <= {stage.name for stage in experiment(config).stages} and case.overrides == ('seeds=1',)
 
 
 def test_absent_torch_is_named(monkeypatch, capsys):

@@ -1,0 +1,27 @@
+"""The costly parts of a run at the size of the digits, whatever the settings.
+
+`launch/benchmark.py` runs it after the stages of the config. For processor seconds on a busy machine there is
+`python -m jaxpapers.doorping.throughput`.
+"""
+
+import functools
+
+from jaxpapers.doorping import parts
+from jaxpapers.doorping.parts import CLEANSE_EACH, CLEANSE_RUNS
+from jaxpapers.engine.benchmarks import Case
+from jaxpapers.engine.measure import Measurement, measure, median_seconds
+
+CASES: tuple[Case, ...] = (Case('default', ('seeds=1',), ('distill', 'victims')),)
+SIZES = parts.Sizes()
+
+
+def programs(repeats: int, sizes: parts.Sizes = SIZES) -> tuple[list[Measurement], list[str]]:
+  """Measurements of every part; those of one label after another stand beside one program for all labels."""
+  counts = parts.examples(sizes)
+  return [_row(name, call, counts[name], repeats) for name, call in parts.ours(sizes).items()], []
+
+
+def _row(name: str, call: functools.partial, examples: int, repeats: int) -> Measurement:
+  if name == CLEANSE_RUNS:
+    return Measurement(name, examples, median_seconds(call, repeats), beside=CLEANSE_EACH)
+  return measure(name, call.func, call.args, examples, repeats)
