@@ -1,6 +1,6 @@
 """Retraining mask after mask, as one writes it first, for `launch/benchmark.py --peer=loop` and `--peer=torch`.
 
-All train and play the learner `bc` of the settings on the same masks; a row's examples are masks. Compare with the
+All train and play the learner `bc` of the settings on the same masks; a row's examples are masks. They stand beside the
 row `bc train`, whose step retrains `config.bc.chunk` learners as one program.
 """
 
@@ -22,6 +22,7 @@ from jaxpapers.r2rise.problem import make_problem
 from jaxpapers.r2rise.retrain import retrain
 
 _MASKS = 2  # a call of a loop
+BESIDE = 'bc train'
 
 
 class Task(NamedTuple):
@@ -178,8 +179,8 @@ def loop_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int) 
   """
   del threads
   task = make_task(config)
-  calls = {'bc, a program a mask': one_by_one(task), 'bc, Python loops over jitted pieces': python_loop(task)}
-  return [Measurement(name, _MASKS, median_seconds(call, repeats)) for name, call in calls.items()]
+  calls = {'bc, a program a mask': one_by_one(task), 'bc, loops over jitted pieces': python_loop(task)}
+  return [Measurement(name, _MASKS, median_seconds(call, repeats), beside=BESIDE) for name, call in calls.items()]
 
 
 def torch_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int) -> list[Measurement]:
@@ -194,7 +195,7 @@ def torch_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int)
     UserError: if PyTorch is missing or the network is none of 'table' and 'mlp'.
   """
   call = torch_loop(make_task(config), threads)
-  return [Measurement('bc, eager PyTorch loops', _MASKS, median_seconds(call, repeats))]
+  return [Measurement('bc, eager PyTorch loops', _MASKS, median_seconds(call, repeats), beside=BESIDE)]
 
 
 PEERS: dict[str, Callable[..., list[Measurement]]] = {'loop': loop_peer, 'torch': torch_peer}

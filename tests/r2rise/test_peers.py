@@ -6,7 +6,8 @@ import pytest
 
 from configs import r2rise as config_module
 from jaxpapers.engine import UserError
-from jaxpapers.r2rise import peers
+from jaxpapers.r2rise import benchmarks, peers
+from jaxpapers.r2rise.experiment import experiment
 
 
 @pytest.fixture(scope='module')
@@ -45,3 +46,17 @@ def test_without_torch_the_extra_is_named(task, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'torch', None)
   with pytest.raises(UserError, match='pip install'):
     peers.torch_loop(task, 1)
+
+
+def test_loops_stand_beside_the_stage_that_the_case_times(monkeypatch):
+  config = config_module.get_config('default')
+  config.learners = ('bc',)
+  config.bc.chunk = 64
+  (case,) = benchmarks.CASES
+  assert case.overrides == ("learners=('bc',)", 'bc.chunk=64')
+  timed = [stage for stage in experiment(config).stages if stage.name in case.stages]
+  assert [len(jax.tree.leaves(stage.batch(0))[0]) for stage in timed] == [64], 'a row counts masks'
+  monkeypatch.setattr(peers, 'median_seconds', lambda call, repeats: 1.0)
+  monkeypatch.setattr(peers, 'torch_loop', lambda task, threads: None)
+  rows = [row for peer in peers.PEERS.values() for row in peer(config, repeats=1, threads=1)]
+  assert len(rows) == 3 and {row.beside for row in rows} == {f'{stage.name} train' for stage in timed}
