@@ -18,8 +18,8 @@ ROOMS = sorted(p.name for p in (ROOT / 'jaxpapers').iterdir() if (p / '__init__.
 TEXTS = [ROOT / 'README.md', *sorted(PAGES.rglob('*.md'))]
 COMMAND = re.compile(r'launch/train\.py --config=configs/(\w+)\.py(?::(\w+))?([^\n`|;]*)')
 BLOCKS = [
-  pytest.param(path, text, id=f'{path.relative_to(PAGES)}:{number}')
-  for path in sorted(PAGES.rglob('*.md'))
+  pytest.param(path, text, id=f'{path.relative_to(ROOT)}:{number}')
+  for path in TEXTS
   for number, text in enumerate(re.findall(r'^```python\n(.*?)^```$', path.read_text(), re.MULTILINE | re.DOTALL))
 ]
 PARTS = (
@@ -36,6 +36,23 @@ PARTS = (
 def test_examples_run(path, text, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   exec(compile(text, str(path), 'exec'), {'__name__': 'example'})
+
+
+def test_every_method_has_its_example_and_picture_in_the_readme():
+  """Under its heading: commands, a block that imports the room, and the picture of its page."""
+  sections = re.split(r'^### ', (ROOT / 'README.md').read_text(), flags=re.MULTILINE)
+  for room in ROOMS:
+    section = next(text for text in sections if f'launch/train.py --config=configs/{room}.py`' in text.split('```')[0])
+    assert f'from jaxpapers import {room}' in section
+    picture = PAGES / 'pictures' / f'{room}.png'
+    assert f'({picture.relative_to(ROOT)})' in section
+    assert f'(../pictures/{room}.png)' in (PAGES / 'methods' / f'{room}.md').read_text()
+    assert picture.stat().st_size < 60_000
+
+
+def test_no_example_stands_twice():
+  texts = [text.strip() for _, text in (block.values for block in BLOCKS)]
+  assert len(set(texts)) == len(texts)
 
 
 def test_guide_to_a_room_trains(tmp_path, monkeypatch):
