@@ -1,4 +1,4 @@
-"""The grooves in the package against the counts of the specification, and three readers against each other."""
+"""The grooves in the package against known counts, and three readers against each other."""
 
 import csv
 import io

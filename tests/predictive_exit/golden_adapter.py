@@ -300,7 +300,7 @@ def pooled_network(data: dict, meta: dict) -> Iterable[Check]:
 
 
 def digits_claims(data: dict, meta: dict) -> Iterable[Check]:
-  """Directional claims of section 7 on stored logits; a check is the amount by which a bound is missed."""
+  """Directional claims on stored logits; a check is the amount by which a bound is missed."""
   calibration = ExitTable(data['output/zc'], data['output/yc'])
   test = ExitTable(data['output/zt'], data['output/yt'])
   levels = np.asarray(activation_thresholds(batch_activation(calibration.logits[:, :-1])[None]))

@@ -1,4 +1,4 @@
-"""Exit policies and the sweep: exact claims of the specification, and loops over the definition."""
+"""Exit policies and the sweep: exact claims, and loops over the definition."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The interaction network: the exact claims of the specification, in float64 and float32."""
+"""The interaction network: exact claims, in float64 and float32."""
 
 import itertools
 
