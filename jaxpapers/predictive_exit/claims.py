@@ -1,6 +1,17 @@
 """What Predictive Exit's paper claims."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxpapers.engine.claims import Above, Below, Between, Claim
+
+
+def _missed(results: Mapping[str, Any]) -> float:
+  """Largest share of samples that miss a deadline which leaves time for an exit beside the plain network."""
+  found = results['extension']
+  shares = found['outcomes']['predictive, hard']['misses']
+  return max(share for share, alpha in zip(shares, found['alphas'], strict=True) if alpha >= 1.25)
+
 
 CLAIMS = (
   Claim(
@@ -44,9 +55,9 @@ CLAIMS = (
   ),
   Claim(
     'no deadline is missed',
-    'With hard deadlines none is missed.',
+    'With hard deadlines of 1.25 times the time of the plain network and more none is missed.',
     'the schedule reserves time for the worst case',
-    lambda r: max(r['extension']['outcomes']['predictive, hard']['misses']),
+    _missed,
     Between(-1e-9, 1e-9),
     'share of deadlines missed',
     picture='policy_exits',
