@@ -93,11 +93,14 @@ def given(sizes: Sizes = SIZES) -> Given:
 
 def swept(found: Given) -> Callable[[sweep.Scored, sweep.Scored], dict[str, sweep.Curve]]:
   """(calibration, test) -> classic exit and a step table at all thresholds."""
-  schemes = {
-    'classic': sweep.classic_scheme(),
-    'predictive': sweep.predictive_scheme(engines.engine('table', Q, BINS)),
-  }
-  return lambda calibration, test: sweep.sweep(schemes, calibration, test, found.costs, found.thetas)
+
+  def run(calibration: sweep.Scored, test: sweep.Scored) -> dict[str, sweep.Curve]:
+    # Outside the loop over thresholds: bins of scores do not depend on them.
+    table = engines.engine('table', Q, BINS, edges=engines.score_edges(calibration.scores, BINS))
+    schemes = {'classic': sweep.classic_scheme(), 'predictive': sweep.predictive_scheme(table)}
+    return sweep.sweep(schemes, calibration, test, found.costs, found.thetas)
+
+  return run
 
 
 def programs(repeats: int) -> tuple[list[Measurement], list[str]]:

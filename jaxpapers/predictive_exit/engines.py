@@ -188,7 +188,7 @@ def linear_steps(weights: Array, scores: Array) -> jax.Array:
   return jnp.clip(jnp.where(jnp.isnan(value), 1.0, value), 1, most).astype(jnp.int32)
 
 
-def engine(name: str, q: float = 0.25, bins: int = 6, ridge: float = 1e-3) -> Engine:
+def engine(name: str, q: float = 0.25, bins: int = 6, ridge: float = 1e-3, edges: Array | None = None) -> Engine:
   """An engine as a function (calibration scores, scores, theta) -> steps that learns and forecasts in one call.
 
   Args:
@@ -196,6 +196,7 @@ def engine(name: str, q: float = 0.25, bins: int = 6, ridge: float = 1e-3) -> En
     q: caution of the table, 0..1.
     bins: score bins of the table.
     ridge: of the linear engine.
+    edges: [bins - 1] of the table; None takes them from the calibration scores, in every call again.
 
   Raises:
     ValueError: for another name, a q outside 0..1 or no bin.
@@ -205,7 +206,9 @@ def engine(name: str, q: float = 0.25, bins: int = 6, ridge: float = 1e-3) -> En
   if bins < 1:
     raise ValueError(f'The table needs at least one bin, not {bins}.')
   makers: dict[str, Engine] = {
-    'table': lambda calibration, scores, theta: table_steps(fit_table(calibration, theta, q, bins), scores),
+    'table': lambda calibration, scores, theta: table_steps(
+      fit_table(calibration, theta, q, bins, edges=edges), scores
+    ),
     'ramp': lambda calibration, scores, theta: ramp_steps(fit_ramp(calibration), scores, theta),
     'linear': lambda calibration, scores, theta: linear_steps(fit_linear(calibration, theta, ridge), scores),
     'next': lambda calibration, scores, theta: next_steps(scores),

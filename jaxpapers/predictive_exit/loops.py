@@ -1,6 +1,6 @@
 """The official walk and a sweep of thresholds as plain Python loops over samples, which the benchmark compares with.
 
-All arguments are lists (`tolist()` of an array), so that no time goes into NumPy scalars.
+Arguments are lists (`tolist()` of an array) or arrays, whose scalars cost Python far more time.
 """
 
 import bisect

@@ -22,6 +22,8 @@ _THRESHOLDS, _WALKS = 4, 1000  # that a call of a loop looks at
 def loop_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int) -> list[Measurement]:
   """The sweep of `benchmarks` at a few of its thresholds and the official walk of a few of its samples, in loops.
 
+  Over arrays as one writes them first, and over lists of numbers, which Python is far faster with.
+
   Args:
     config: not used.
     repeats: timed calls, three at most: a loop takes seconds, and varies little.
@@ -30,30 +32,32 @@ def loop_peer(config: ml_collections.ConfigDict, *, repeats: int, threads: int) 
   del config, threads
   found, repeats = benchmarks.given(), min(repeats, 3)
   places = np.linspace(0, len(found.thetas) - 1, _THRESHOLDS).astype(int)
-  walk = looped_walk(found._replace(test=jax.tree.map(lambda x: x[:_WALKS], found.test)))
+  count = len(places) * len(found.test.labels)
+  few = found._replace(test=jax.tree.map(lambda x: x[:_WALKS], found.test))
+  calls = {
+    'sweep, loops over arrays': (looped_sweep(found, places, lists=False), count, benchmarks.SWEEP),
+    'sweep, loops over lists': (looped_sweep(found, places), count, benchmarks.SWEEP),
+    'official walk, loops over lists': (looped_walk(few), _WALKS, benchmarks.WALK),
+  }
   return [
-    Measurement(
-      'sweep in Python loops',
-      len(places) * len(found.test.labels),
-      median_seconds(looped_sweep(found, places), repeats),
-      beside=benchmarks.SWEEP,
-    ),
-    Measurement('official walk in loops', _WALKS, median_seconds(walk, repeats), beside=benchmarks.WALK),
+    Measurement(name, examples, median_seconds(call, repeats), beside=beside)
+    for name, (call, examples, beside) in calls.items()
   ]
 
 
-def looped_sweep(found: benchmarks.Given, places: np.ndarray) -> Callable[[], dict[str, list[loops.Row]]]:
+def looped_sweep(
+  found: benchmarks.Given, places: np.ndarray, lists: bool = True
+) -> Callable[[], dict[str, list[loops.Row]]]:
   """A call of `loops.sweep` at the thresholds `places`; scores and bin edges are computed before."""
   sets = []
   for table in (found.calibration, found.test):
     right = np.argmax(table.logits, axis=-1) == table.labels[:, None]
-    sets.append(loops.Known(np.asarray(scores.max_prob(table.logits)).tolist(), right.tolist()))
-  edges = engines.score_edges(scores.max_prob(found.calibration.logits), benchmarks.BINS).tolist()
-  thetas = np.asarray(found.thetas)[places].tolist()
-  work = found.costs
-  return lambda: loops.sweep(
-    *sets, thetas, edges, benchmarks.Q, np.asarray(work.segment_macs).tolist(), np.asarray(work.head_macs).tolist()
-  )
+    sets.append(loops.Known(np.asarray(scores.max_prob(table.logits)), right))
+  edges = engines.score_edges(scores.max_prob(found.calibration.logits), benchmarks.BINS)
+  thetas, work = np.asarray(found.thetas)[places], found.costs
+  arrays = (*sets, thetas, edges, benchmarks.Q, work.segment_macs, work.head_macs)
+  arguments = jax.tree.map(lambda x: np.asarray(x).tolist() if lists else np.asarray(x), arrays)
+  return lambda: loops.sweep(*arguments)
 
 
 def looped_walk(found: benchmarks.Given) -> Callable[[], list[tuple[int, list[int], int]]]:

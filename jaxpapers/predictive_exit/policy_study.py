@@ -18,9 +18,10 @@ TICKS = 100  # of the deadline, in dynamic programmes
 LEVELS = 10  # thresholds that the optimal policy may choose from
 
 
-def schemes() -> dict[str, sweep.Scheme]:
-  """The policies that are compared, by name."""
-  cautious, bold = engines.engine('table', 0.25, BINS), engines.engine('table', 0.5, BINS)
+def schemes(calibration: Scored) -> dict[str, sweep.Scheme]:
+  """The policies that are compared, by name; bins of scores are those of the calibration set."""
+  edges = engines.score_edges(calibration.scores, BINS)
+  cautious, bold = (engines.engine('table', q, BINS, edges=edges) for q in (0.25, 0.5))
   return {
     'classic': sweep.classic_scheme(),
     'classic, every third': sweep.classic_scheme(stride=3),
@@ -68,7 +69,7 @@ def choose_all(
   curves: Mapping[str, sweep.Curve], thetas: Array, calibration: Scored, test: Scored, target: Array
 ) -> Chosen:
   """The cheapest threshold of every scheme whose calibration accuracy reaches the target, and its walks."""
-  known = schemes()
+  known = schemes(calibration)
   both, split = sweep.join(calibration, test)
   theta, on_test, on_calibration = {}, {}, {}
   for name in curves:
@@ -272,7 +273,7 @@ def study(
   """
   tables = energy.cost_tables(platform, costs)
   thetas = sweep.threshold_grid(calibration.scores, count)
-  curves = sweep.sweep(schemes(), calibration, test, costs, thetas)
+  curves = sweep.sweep(schemes(calibration), calibration, test, costs, thetas)
 
   def final(table: Scored) -> jax.Array:
     return jnp.mean(jnp.argmax(table.logits[:, -1], axis=-1) == table.labels, dtype=jnp.result_type(float))

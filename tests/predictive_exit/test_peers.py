@@ -35,6 +35,7 @@ def found():
 def test_a_sweep_in_loops_finds_the_same(found):
   places = np.array([0, 2, 4, 6])
   rows = peers.looped_sweep(found, places)()
+  assert peers.looped_sweep(found, places[:2], lists=False)() == {name: line[:2] for name, line in rows.items()}
   with jax.enable_x64(True):
     sets = (sweep.scored(jax.tree.map(jnp.asarray, t), scores.max_prob) for t in (found.calibration, found.test))
     curves = jax.jit(benchmarks.swept(found))(*sets)
@@ -84,7 +85,10 @@ def test_rows_and_what_stands_beside_them(monkeypatch, traced, config, found):
   monkeypatch.setattr(peers, 'median_seconds', lambda call, repeats: 1.0)
   monkeypatch.setattr(benchmarks, 'given', lambda: found)
   loops = peers.PEERS['loop'](config, repeats=1, threads=1)
-  assert [(row.beside, row.dtype) for row in loops] == [(benchmarks.SWEEP, 'float32'), (benchmarks.WALK, 'float32')]
+  assert [(row.beside, row.dtype) for row in loops] == [
+    *[(benchmarks.SWEEP, 'float32')] * 2,
+    (benchmarks.WALK, 'float32'),
+  ]
 
 
 def test_an_image_leaves_at_the_exit_that_is_said(monkeypatch):
