@@ -114,8 +114,8 @@ def measured(row: Row) -> str:
 
 _RULE = (
   'A claim holds where the whole 95 % t interval of its measure over the seeds satisfies the condition. Bounds and '
-  'sentences are this library’s; the data are small stand-ins unless a line says otherwise. Claims that are measured in '
-  'the same runs share their time.'
+  'sentences are this library’s; the data are small stand-ins unless a line says otherwise. Claims that are measured '
+  'in the same runs share their time.'
 )
 
 
