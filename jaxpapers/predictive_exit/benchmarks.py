@@ -86,8 +86,8 @@ def made_up(samples: int, seed: int, exits: int = 16, classes: int = 10) -> Exit
 def given(sizes: Sizes = SIZES) -> Given:
   """The same for our programs and for loops."""
   calibration, test = made_up(sizes.calibration, 0), made_up(sizes.samples, 1)
-  thetas = sweep.threshold_grid(scores.max_prob(calibration.logits), sizes.thresholds)
-  levels = activation_thresholds(batch_activation(test.logits[:, :-1], 'mean_max_abs')[None])
+  thetas = jax.jit(lambda z: sweep.threshold_grid(scores.max_prob(z), sizes.thresholds))(calibration.logits)
+  levels = jax.jit(lambda z: activation_thresholds(batch_activation(z, 'mean_max_abs')[None]))(test.logits[:, :-1])
   return Given(calibration, test, thetas, costs.work(model.pooled_vgg19()).costs, levels)
 
 
@@ -120,11 +120,15 @@ def policy_programs(repeats: int, sizes: Sizes = SIZES) -> list[Measurement]:
   ]
   # Deadlines are compared in float64.
   with jax.enable_x64(True):
-    tables = energy.cost_tables(platforms.platform('rk3399_big'), found.costs)
+    tables = jax.jit(energy.cost_tables)(platforms.platform('rk3399_big'), found.costs)
     limit = energy.deadline(tables, 1.25)
-    calibration, test = (np.asarray(scores.max_prob(t.logits), np.float64) for t in (found.calibration, found.test))
-    steps = engines.engine('table', Q, BINS)(calibration, test, 0.9)
-    way = policies.predictive(test, 0.9, steps)
+    calibration, test = (np.asarray(jax.jit(scores.max_prob)(t.logits), np.float64) for t in found[:2])
+
+    @jax.jit
+    def walk_of(calibration, test):
+      return policies.predictive(test, 0.9, engines.engine('table', Q, BINS)(calibration, test, 0.9))
+
+    way = walk_of(calibration, test)
 
     def choose(way, limit):
       return simulate.deadline_safe(tables, way, limit, tables.switch_time.shape[0] - 1)

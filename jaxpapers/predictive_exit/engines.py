@@ -117,8 +117,12 @@ def fit_table(
 
 def table_steps(table: StepTable, scores: Array) -> jax.Array:
   """Steps of the table engine: one look-up per exit; [samples, exits] int32. Source: our extension."""
-  exits = jnp.arange(jnp.shape(scores)[1])
-  return table.steps[exits, score_bins(table.edges, scores)]
+  scores, columns = jnp.asarray(scores), jnp.unstack(table.steps, axis=1)
+  # As `score_bins` counts, without its look-ups: those make XLA compute the table again for every one of them.
+  steps = jnp.broadcast_to(columns[0], scores.shape)
+  for edge, column in zip(jnp.unstack(jnp.asarray(table.edges)), columns[1:], strict=True):
+    steps = jnp.where(scores < edge, steps, column)
+  return steps
 
 
 def fit_ramp(scores: Array) -> jax.Array:
