@@ -68,9 +68,10 @@ def test_rows_and_what_stands_beside_them(monkeypatch, calls):
   assert own[parts.CLEANSE_RUNS].beside == parts.CLEANSE_EACH and sum(bool(row.beside) for row in rows) == 1
   assert all(row.name == f'torch: {row.beside}' for row in theirs if row.beside != parts.CLEANSE_EACH)
   config = doorping_config.get_config('default')
-  config.seeds = 1
+  config.seeds, config.attacks, config.defences.enabled = 1, ('doorping',), False
   (case,) = benchmarks.CASES
-  assert set(case.stages) <= {stage.name for stage in experiment(config).stages} and case.overrides == ('seeds=1',)
+  assert case.overrides == ('seeds=1', "attacks=('doorping',)", 'defences.enabled=False')
+  assert set(case.stages) <= {stage.name for stage in experiment(config).stages}
 
 
 def test_absent_torch_is_named(monkeypatch, capsys):
