@@ -44,7 +44,7 @@ def spconv_encoder(
     import spconv.pytorch as spconv
     import torch
   except ImportError as error:
-    raise UserError('--peer=spconv needs PyTorch and spconv: pip install torch spconv.') from error
+    raise UserError('--peer=spconv needs PyTorch and spconv: pip install -e ".[bench]".') from error
   if threads:
     torch.set_num_threads(threads)
   cloud = scattered_cloud(points)

@@ -28,7 +28,7 @@ def geometric_gcn(loaded: Dataset, *, threads: int = 0) -> dict[str, Callable[[]
     from torch_geometric.nn import GCNConv
     from torch_geometric.utils import to_torch_csr_tensor
   except ImportError as error:
-    raise UserError('--peer=torch_geometric needs PyTorch Geometric: pip install torch torch_geometric.') from error
+    raise UserError('--peer=torch_geometric needs PyTorch Geometric: pip install -e ".[bench]".') from error
   if threads:
     torch.set_num_threads(threads)
   x, labels = torch.from_numpy(loaded.x), torch.from_numpy(loaded.labels).long()

@@ -67,7 +67,7 @@ def deepctr_library() -> types.SimpleNamespace:
     UserError: if DeepCTR-Torch is not installed.
   """
   if importlib.util.find_spec('deepctr_torch') is None:
-    raise UserError('--peer=deepctr_torch needs DeepCTR-Torch: pip install torch deepctr-torch.')
+    raise UserError('--peer=deepctr_torch needs DeepCTR-Torch: pip install -e ".[bench]".')
   # On import it asks the package index for its newest version, without a time limit, by a library it does not require.
   sys.modules['deepctr_torch.utils'] = types.SimpleNamespace(check_version=lambda version: None)
   try:

@@ -11,7 +11,7 @@ from jaxpapers.engine.errors import UserError
 
 def test_a_missing_library_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, 'spconv', None)
-  with pytest.raises(UserError, match='pip install torch spconv'):
+  with pytest.raises(UserError, match='needs PyTorch and spconv'):
     peers.PEERS['spconv'](None, repeats=1, threads=1)
 
 

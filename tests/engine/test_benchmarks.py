@@ -51,8 +51,7 @@ def test_stages_are_timed_by_name():
 def test_ratio_is_of_seconds_per_example():
   [(own, other, ratio)] = benchmarks.ratios(RESULT.rows)
   assert (own, other, ratio) == (OURS, OTHER, 4.0)
-  with pytest.raises(ValueError, match='was not measured'):
-    list(benchmarks.ratios([OTHER]))
+  assert not list(benchmarks.ratios([OTHER]))
 
 
 def test_tables_have_shares_ratios_and_what_is_missing():
