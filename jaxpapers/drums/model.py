@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpapers.drums.architecture import Architecture
-from jaxpapers.drums.attention import attention, rotate
+from jaxpapers.drums.attention import attention, causal_attention, rotate
 
 
 class Cache(NamedTuple):
@@ -314,6 +314,8 @@ def _attend(block, q, k, v, mask, store, layer, index) -> tuple[jax.Array, jax.A
     store = jax.lax.dynamic_update_slice(store, new, (layer, 0, 0, 0, index, 0))
     if not block.fresh:
       k, v = jax.lax.dynamic_index_in_dim(store, layer, keepdims=False)
+  if not block.dropout and (store is None or block.fresh):
+    return causal_attention(q, k, v, mask), store
   return attention(q, k, v, mask, lambda weights: _drop(block, weights)), store
 
 

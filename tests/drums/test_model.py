@@ -7,6 +7,7 @@ import pytest
 
 from jaxpapers.drums import official
 from jaxpapers.drums.architecture import RELEASED, Architecture, from_huggingface, gpt2, llama, neox
+from jaxpapers.drums.attention import attention, causal_attention
 from jaxpapers.drums.model import Decoder, empty_cache, unstack
 
 TINY = {
@@ -139,3 +140,20 @@ def test_weights_that_do_not_fit_are_named():
     official.import_official(state | {name: state[name].T}, TINY['llama'])
   with pytest.raises(ValueError, match='this model is not tied'):
     official.import_official(state | {'lm_head.weight': state['model.embed_tokens.weight'] + 1}, TINY['llama'])
+
+
+def test_causal_blocks_equal_the_whole():
+  """Two blocks and a shorter one, shared keys, padding on the left of a row; and the gradient."""
+  rng = np.random.default_rng(0)
+  q = rng.normal(size=(2, 300, 4, 3)).astype(np.float32)
+  k, v = rng.normal(size=(2, 2, 2, 300, 3)).astype(np.float32)
+  valid = np.arange(300) >= np.array([[0], [7]])
+  mask = np.tril(np.ones((300, 300), bool)) & valid[:, None]
+
+  def total(function):
+    return jax.value_and_grad(
+      lambda *a: jnp.sum(jnp.where(valid[..., None], jnp.sin(function(*a, mask)), 0.0)), (0, 1, 2)
+    )
+
+  want, got = (jax.jit(total(function))(q, k, v) for function in (attention, causal_attention))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-5), got, want)
