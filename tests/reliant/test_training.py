@@ -279,7 +279,7 @@ def test_an_absent_peer_is_said():
   try:
     import torch_geometric  # noqa: F401
   except ImportError:
-    with pytest.raises(UserError, match='pip install torch torch_geometric'):
+    with pytest.raises(UserError, match='needs PyTorch Geometric'):
       peers.torch_geometric_peer(config_module.get_config('test'), repeats=1, threads=1)
 
 

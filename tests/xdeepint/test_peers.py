@@ -60,7 +60,7 @@ def test_the_dense_step_stands_beside_the_row_sparse_one():
 def test_an_absent_library_is_named(monkeypatch, config):
   for name in ('torch', 'deepctr_torch'):
     monkeypatch.setitem(sys.modules, name, None)
-  with pytest.raises(UserError, match='pip install torch deepctr-torch'):
+  with pytest.raises(UserError, match='needs DeepCTR-Torch'):
     peers.PEERS['deepctr_torch'](config, repeats=1, threads=1)
   with pytest.raises(UserError, match='needs PyTorch'):
     peers.PEERS['torch'](config, repeats=1, threads=1)
