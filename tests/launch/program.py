@@ -13,7 +13,7 @@ def call(name: str, /, **values) -> None:
     # The engine defines --config for the program that asks for it.
     if module.startswith('launch.') or module == 'jaxpapers.engine.cli':
       if module.startswith('launch.'):
-        sys.modules.pop(module)
+        sys.modules.pop(module, None)
       for flag in list(defined):
         delattr(flags.FLAGS, flag.name)
   program = importlib.import_module(f'launch.{name}')
