@@ -26,4 +26,4 @@ def test_the_cloud_is_denser_near_the_sensor():
 def test_both_libraries_do_the_same_work():
   pytest.importorskip('spconv')
   rows = peers.spconv_encoder(None, repeats=1, threads=1, points=300)
-  assert [row.name for row in rows] == ['spconv sparse encoder', 'sparse encoder']
+  assert [row.name for row in rows] == ['spconv sparse encoder, 1 thread', 'sparse encoder']
