@@ -46,7 +46,6 @@ def spconv_encoder(
     import torch
   except ImportError as error:
     raise UserError('--peer=spconv needs PyTorch and spconv: pip install -e ".[bench]".') from error
-  threads = torch.get_num_threads()
   torch.set_num_threads(1)
   cloud = scattered_cloud(points)
   voxels = jax.jit(lambda p: voxelize(p, jnp.ones(len(p), bool), PC_RANGE, VOXEL, points))(cloud)
@@ -72,7 +71,6 @@ def spconv_encoder(
   if not difference < AGREEMENT:
     raise UserError(f'The sparse encoders differ by {difference:.1g} of the largest value.')
   theirs = Measurement('spconv sparse encoder, 1 thread', 1, median_seconds(peer, repeats), beside='sparse encoder')
-  torch.set_num_threads(threads)
   return [
     theirs,
     Measurement(
